@@ -1,0 +1,21 @@
+# The two commands: `make train ARGS="schedule=exp eta=0.0"` and `make test`. Each makes .venv on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+train: .venv/installed
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: pyproject.toml constraints.txt
+	@echo "Installing into .venv (once; a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: train test lint

@@ -1,0 +1,43 @@
+"""Noise schedules: the variances β_t of the forward process, t = 0 … T−1, as float64 tensors.
+
+Index 0 is the first and smallest noise (the papers count from 1). Each function is a `_target_` of conf/noise.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _require_steps(num_steps: int) -> None:
+    if not isinstance(num_steps, int) or num_steps < 2:
+        raise ValueError(f"noise.num_steps={num_steps!r} must be an integer of at least 2: the length T of the diffusion.")
+
+
+def _require_range(beta_1: float, beta_T: float) -> None:
+    if not 0 < beta_1 <= beta_T < 1:
+        raise ValueError(f"noise.beta_1={beta_1} and noise.beta_T={beta_T} must satisfy 0 < beta_1 <= beta_T < 1.")
+
+
+def linear(num_steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
+    """β rises linearly from beta_1 to beta_T (Ho et al. 2020, section 4). Returns float64 [T]."""
+    _require_steps(num_steps)
+    _require_range(beta_1, beta_T)
+    return torch.linspace(beta_1, beta_T, num_steps, dtype=torch.float64)
+
+
+def scaled_linear(num_steps: int = 1000, beta_1: float = 8.5e-4, beta_T: float = 0.012) -> Tensor:
+    """√β rises linearly from √beta_1 to √beta_T (Rombach et al. 2022, their released code). Returns float64 [T]."""
+    _require_steps(num_steps)
+    _require_range(beta_1, beta_T)
+    return torch.linspace(math.sqrt(beta_1), math.sqrt(beta_T), num_steps, dtype=torch.float64) ** 2
+
+
+def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
+    """ᾱ falls as a squared cosine (Nichol & Dhariwal 2021, Eq. 17; `offset` is their s). Returns float64 [T]."""
+    _require_steps(num_steps)
+    if not 0 < beta_max < 1 or offset < 0:
+        raise ValueError(f"noise.beta_max={beta_max} must lie in (0, 1) and noise.offset={offset} must not be negative.")
+    u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=beta_max)

@@ -1,0 +1,100 @@
+"""Counter-based random numbers: every draw is a pure function of (seed, stream, index, step).
+
+A sample's noise must not depend on its batch, its companions, the device count or what was drawn before. A generator
+with state cannot promise that without a loop over samples; a counter-based one can: each number is the hash of its own
+address. The hash is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the normals
+are Box-Muller in float64, rounded once to the dtype asked for.
+
+Numbers are equal bit for bit on one kind of device; across kinds the last bit of a logarithm may differ.
+"""
+
+import math
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+_ROUNDS = 10
+
+
+class Stream(IntEnum):
+    """What a number is for. Two streams never share a number, whatever their index and step."""
+
+    START = 0  # the sampler's start noise
+    STEP = 1  # the sampler's noise z at a step
+    TRAIN_T = 2
+    TRAIN_EPS = 3
+    TRAIN_FLIP = 4
+    TRAIN_ORDER = 5
+    TRAIN_DROPOUT = 6
+    VALIDATION = 7
+    SUBSETS = 8  # which features a kernel distance draws
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox-4x32 over broadcastable int64 tensors that hold unsigned 32-bit words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # int64 products wrap modulo 2^64; shifting and masking recovers both unsigned halves
+        product0 = c0 * _MULTIPLIERS[0]
+        product1 = c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            (product1 >> 32 & _MASK) ^ c1 ^ k0,
+            product1 & _MASK,
+            (product0 >> 32 & _MASK) ^ c3 ^ k1,
+            product0 & _MASK,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def words(seed: int, stream: Stream, index: Tensor, step: int | Tensor, count: int) -> Tensor:
+    """Random 32-bit words.
+
+    seed: any int, its low 64 bits are the key. index: int64 [N], which sample (0 … 2^32−1). step: int or int64 [N],
+    which step of it. count: how many words each sample gets. Returns int64 [N, count] in 0 … 2^32−1.
+    """
+    index = index[:, None]
+    step = step[:, None] if isinstance(step, Tensor) else torch.full_like(index, step)
+    block = torch.arange(math.ceil(count / 4), device=index.device)[None, :]
+    key = (seed & _MASK, seed >> 32 & _MASK)
+    quad = philox((block, step & _MASK, index & _MASK, torch.full_like(index, int(stream))), key)
+    return torch.stack(torch.broadcast_tensors(*quad), dim=-1).flatten(1)[:, :count]
+
+
+def uniform(seed: int, stream: Stream, index: Tensor, step: int | Tensor = 0) -> Tensor:
+    """One number in the open interval (0, 1) a sample: float64 [N]. Arguments as for `words`."""
+    return (words(seed, stream, index, step, 1)[:, 0].double() + 0.5) * 2.0**-32
+
+
+def integers(seed: int, stream: Stream, index: Tensor, high: int, step: int | Tensor = 0) -> Tensor:
+    """One integer in 0 … high−1 a sample: int64 [N]; high ≤ 2^31. Arguments as for `words`."""
+    return words(seed, stream, index, step, 1)[:, 0] * high >> 32
+
+
+def normal(
+    seed: int,
+    stream: Stream,
+    index: Tensor,
+    shape: tuple[int, ...],
+    step: int | Tensor = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Standard normal numbers [N, *shape] of `dtype`, on the device of `index`. Arguments as for `words`."""
+    size = math.prod(shape)
+    pairs = math.ceil(size / 2)
+    u = (words(seed, stream, index, step, 2 * pairs).double() + 0.5) * 2.0**-32
+    radius = torch.sqrt(-2.0 * torch.log(u[:, :pairs]))
+    angle = (2.0 * math.pi) * u[:, pairs:]
+    z = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+    return z[:, :size].reshape(-1, *shape).to(dtype)
+
+
+def fold(seed: int, stream: Stream, step: int) -> int:
+    """A 63-bit seed for generators that we do not own (torch.randperm, dropout), from (seed, stream, step)."""
+    high, low = words(seed, stream, torch.zeros(1, dtype=torch.int64), step, 2)[0].tolist()
+    return (high << 32 | low) >> 1

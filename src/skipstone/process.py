@@ -1,0 +1,72 @@
+"""The forward process q(x_t | x_0) of DDPM, shared by training and by every sampler.
+
+Notation: `alpha_bar` is ∏ α_s (Ho et al. 2020); the DDIM paper writes α_t for it. ᾱ_{−1} = 1 is clean data. All
+coefficients are computed in float64 and cast once, at the end.
+"""
+
+import torch
+from torch import Tensor
+
+
+class ForwardProcess:
+    """A Gaussian diffusion of `num_steps` steps.
+
+    betas: float [T], each in (0, 1): see `skipstone.noise`. Attributes `betas`, `alphas`, `alpha_bars` are float64
+    [T] on the CPU.
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        betas = betas.detach().to("cpu", torch.float64)
+        if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError("betas must be a one-dimensional tensor of numbers in (0, 1).")
+        self.betas = betas
+        self.alphas = 1 - betas
+        # log ᾱ keeps both ᾱ and 1 − ᾱ = −expm1(log ᾱ) accurate where the other is close to 1. Row t+1 holds step t.
+        self._log_alpha_bars = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])
+        self.alpha_bars = self._log_alpha_bars[1:].exp()
+        self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps."""
+        return len(self.betas)
+
+    def log_alpha_bar(self, t: int | Tensor) -> Tensor:
+        """log ᾱ_t: float64, of the shape of `t`; t in −1 … T−1."""
+        t = torch.as_tensor(t, device="cpu")
+        if bool((t < -1).any()) or bool((t >= self.num_steps).any()):
+            raise ValueError(f"t must lie in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
+        return self._log_alpha_bars[t + 1]
+
+    def alpha_bar(self, t: int | Tensor) -> Tensor:
+        """ᾱ_t: float64, of the shape of `t`; t in −1 … T−1, and ᾱ_{−1} = 1."""
+        return self.log_alpha_bar(t).exp()
+
+    def one_minus_alpha_bar(self, t: int | Tensor) -> Tensor:
+        """1 − ᾱ_t without cancellation: float64, of the shape of `t`; t in −1 … T−1."""
+        return -torch.expm1(self.log_alpha_bar(t))
+
+    def diffuse(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """A draw from q(x_t | x_0) (Ho et al. 2020, Eq. 4). x0, eps: [N, ...] float; t: int64 [N] in 0 … T−1."""
+        signal, noise = self._signal_and_noise(x0, t)
+        return signal * x0 + noise * eps
+
+    def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The clean image that (x_t, eps) implies (Song et al. 2021, Eq. 9). Shapes as for `diffuse`."""
+        signal, noise = self._signal_and_noise(x_t, t)
+        return (x_t - noise * eps) / signal
+
+    def predict_eps(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        """The noise that (x_t, x0) implies: `predict_x0` solved for eps. Shapes as for `diffuse`."""
+        signal, noise = self._signal_and_noise(x_t, t)
+        return (x_t - signal * x0) / noise
+
+    def _signal_and_noise(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1−ᾱ_t) as [N, 1, …] of x's dtype. Kept once a device: gathering must not wait for the host."""
+        if x.device not in self._roots:
+            log_alpha_bars = self._log_alpha_bars[1:]
+            roots = (torch.exp(0.5 * log_alpha_bars), torch.sqrt(-torch.expm1(log_alpha_bars)))
+            self._roots[x.device] = (roots[0].to(x.device), roots[1].to(x.device))
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        signal, noise = self._roots[x.device]
+        return signal[t].to(x.dtype).view(shape), noise[t].to(x.dtype).view(shape)

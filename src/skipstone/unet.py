@@ -1,0 +1,201 @@
+"""The ε-network of DDPM and DDIM (Ho et al. 2020, appendix B), sized by its arguments.
+
+With base 128, multipliers (1, 2, 2, 2), two residual blocks a level, attention at 16×16 and 32×32 colour images it is
+the papers' 35.75 M-parameter CIFAR-10 network to the last detail that published weights depend on: the sinusoid's
+half_dim − 1, the asymmetric padding before strided convolutions, GroupNorm's eps of 1e-6, one attention head.
+
+`patch` > 1 folds patch×patch pixels into channels before the network and back after it: the same network at a
+fraction of the cost, for processors.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """The paper's 32 groups from 128 channels up; narrower layers keep at least four channels a group."""
+    return nn.GroupNorm(math.gcd(32, channels // 4), channels, eps=1e-6)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Blocks start as the identity and the network at eps = 0 (Ho et al. 2020, released code: init_scale = 0)."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: int64 [N]. Returns float32 [N, dim]."""
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000) / (half - 1)))
+    angles = t.float()[:, None] * frequencies[None, :]
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, twice; the time embedding is added between; the input is added at the end."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = _group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time = nn.Linear(embedding, out_channels)
+        self.norm2 = _group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(embedding)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.shortcut(x) + h
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels with one head, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        # [N, 3C, H, W] -> three of [N, 1 head, HW, C]; in channels_last memory this moves nothing
+        q, k, v = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(n, 1, h * w, 3 * c).chunk(3, dim=-1)
+        h_out = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(h_out.reshape(n, h, w, c).permute(0, 3, 1, 2))
+
+
+class Downsample(nn.Module):
+    """A strided convolution; the padding is on the right and bottom alone, as in TensorFlow's SAME."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to the size of the skip that follows (odd sizes too), then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution, going down or up, each followed by attention where the level has it."""
+
+    def __init__(self, blocks: list[ResBlock], attentions: list[Attention]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attentions = nn.ModuleList(attentions or [nn.Identity() for _ in blocks])
+
+
+class UNet(nn.Module):
+    """eps = UNet(x, t). x: float [N, channels, image_size, image_size] in the [−1, 1] scale; t: int64 [N].
+
+    base: channels of the first level.  multipliers: channels of each level over base; each level halves the size.
+    blocks: residual blocks a level (one more on the way up).  attention: sizes, after patching, that get
+    attention; the middle always has it.  dropout: inside residual blocks.  patch: pixels folded into channels, a side.
+    Raises ValueError for a size that cannot be patched or halved that often, or channels that cannot be normalised.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        base: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (16,),
+        dropout: float = 0.0,
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        sizes = _level_sizes(image_size, patch, len(multipliers))
+        if base % 4:
+            raise ValueError(f"model.base={base} must be a multiple of 4: group norm takes channels in fours.")
+        self.image_size, self.channels, self.base, self.patch = image_size, channels, base, patch
+        embedding = 4 * base
+        widths = [base * m for m in multipliers]
+
+        def level(pairs: list[tuple[int, int]], size: int) -> Level:
+            attentions = [Attention(c_out) for _, c_out in pairs] if size in attention else []
+            return Level([ResBlock(c_in, c_out, embedding, dropout) for c_in, c_out in pairs], attentions)
+
+        self.time = nn.Sequential(nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.conv_in = nn.Conv2d(channels * patch**2, base, 3, padding=1)
+
+        self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
+        skips, width = [base], base
+        for i, (out, size) in enumerate(zip(widths, sizes, strict=True)):
+            self.down.append(level([(width if j == 0 else out, out) for j in range(blocks)], size))
+            skips += [out] * blocks
+            width = out
+            if i + 1 < len(widths):
+                self.downsamples.append(Downsample(out))
+                skips.append(out)
+
+        self.middle1 = ResBlock(width, width, embedding, dropout)
+        self.middle_attention = Attention(width)
+        self.middle2 = ResBlock(width, width, embedding, dropout)
+
+        self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
+        for i, (out, size) in enumerate(zip(widths[::-1], sizes[::-1], strict=True)):
+            pairs = []
+            for _ in range(blocks + 1):
+                pairs.append((width + skips.pop(), out))
+                width = out
+            self.up.append(level(pairs, size))
+            if i + 1 < len(widths):
+                self.upsamples.append(Upsample(out))
+
+        self.norm_out = _group_norm(width)
+        self.conv_out = _zero(nn.Conv2d(width, channels * patch**2, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        embedding = F.silu(self.time(timestep_embedding(t, self.base).to(x.dtype)))
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
+        skips = [h]
+        for i, level in enumerate(self.down):
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                h = attention(block(h, embedding))
+                skips.append(h)
+            if i < len(self.downsamples):
+                h = self.downsamples[i](h)
+                skips.append(h)
+        h = self.middle2(self.middle_attention(self.middle1(h, embedding)), embedding)
+        for i, level in enumerate(self.up):
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
+            if i < len(self.upsamples):
+                h = self.upsamples[i](h, skips[-1].shape[-2:])
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
+
+
+def _level_sizes(image_size: int, patch: int, levels: int) -> list[int]:
+    """The side of the feature map at each level; ValueError where the image size does not work out."""
+    if image_size % patch:
+        raise ValueError(f"dataset.image_size={image_size} is not divisible by model.patch={patch}: change one of them.")
+    sizes = [image_size // patch]
+    for _ in range(levels - 1):
+        sizes.append(sizes[-1] // 2)  # the strided convolution's (side + 1 − 3) // 2 + 1
+    if sizes[-1] < 1:
+        raise ValueError(
+            f"dataset.image_size={image_size} is too small for {levels} levels of model.multipliers with "
+            f"model.patch={patch}: the image would vanish; use at least {patch * 2 ** (levels - 1)} pixels or fewer levels."
+        )
+    return sizes
