@@ -1,8 +1,22 @@
 """Skipstone: train a small ε-predictor with the DDPM objective, sample it at any stride and any noise with DDIM."""
 
-from skipstone import engine, noise, schedules, solvers
-from skipstone.process import ForwardProcess
-from skipstone.unet import UNet
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ForwardProcess", "UNet", "engine", "noise", "schedules", "solvers"]
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from skipstone import engine, noise, schedules, solvers
+    from skipstone.process import ForwardProcess
+    from skipstone.runs import load
+    from skipstone.unet import UNet, VelocityUNet
+
+__all__ = ["ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "schedules", "solvers"]
+
+_HOMES = {"ForwardProcess": "process", "UNet": "unet", "VelocityUNet": "unet", "load": "runs"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that commands can answer --help before torch is loaded."""
+    if name not in __all__:
+        raise AttributeError(f"module 'skipstone' has no attribute {name!r}")
+    module = import_module(f"skipstone.{_HOMES.get(name, name)}")
+    return getattr(module, name) if name in _HOMES else module

@@ -11,7 +11,9 @@ from torch import Tensor
 
 def _require_steps(num_steps: int) -> None:
     if not isinstance(num_steps, int) or num_steps < 2:
-        raise ValueError(f"noise.num_steps={num_steps!r} must be an integer of at least 2: the length T of the diffusion.")
+        raise ValueError(
+            f"noise.num_steps={num_steps!r} must be an integer of at least 2: the length T of the diffusion."
+        )
 
 
 def _require_range(beta_1: float, beta_T: float) -> None:
@@ -37,7 +39,9 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999
     """ᾱ falls as a squared cosine (Nichol & Dhariwal 2021, Eq. 17; `offset` is their s). Returns float64 [T]."""
     _require_steps(num_steps)
     if not 0 < beta_max < 1 or offset < 0:
-        raise ValueError(f"noise.beta_max={beta_max} must lie in (0, 1) and noise.offset={offset} must not be negative.")
+        raise ValueError(
+            f"noise.beta_max={beta_max} must lie in (0, 1) and noise.offset={offset} must not be negative."
+        )
     u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp(max=beta_max)

@@ -6,30 +6,36 @@ its knob `tau` means differs by schedule, so compare schedules by NFE, not by ta
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 class Schedule(Protocol):
     """Anything that turns T into visited steps; frozen dataclasses below are the `_target_`s of conf/schedule."""
 
+    name: ClassVar[str]
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]: ...
 
 
-def _require_tau(name: str, tau: int, meaning: str, highest: int) -> None:
+def _require_tau(schedule: Schedule, meaning: str, highest: int) -> None:
+    tau = schedule.tau
     if isinstance(tau, bool) or not isinstance(tau, int) or not 1 <= tau <= highest:
-        raise ValueError(f"tau={tau!r} is not allowed with schedule={name}: tau is a {meaning}, an integer in 1 ... {highest}.")
+        raise ValueError(
+            f"tau={tau!r} is not allowed with schedule={schedule.name}: tau is a {meaning} there, an integer in "
+            f"1 ... {highest}."
+        )
 
 
 @dataclass(frozen=True)
 class Uniform:
     """Every tau-th step, and the last: range(0, T, tau) ∪ {T−1}. `tau` is the stride, 1 … T−1."""
 
+    name: ClassVar[str] = "uniform"
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau("uniform", self.tau, "stride", num_steps - 1)
+        _require_tau(self, "stride", num_steps - 1)
         return tuple(sorted({*range(0, num_steps, self.tau), num_steps - 1}))
 
 
@@ -41,10 +47,11 @@ class Exp:
     so NFE can be smaller than tau.
     """
 
+    name: ClassVar[str] = "exp"
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau("exp", self.tau, "count", num_steps)
+        _require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
         # The order of operations decides which way a near-integer square floors; this one is numpy.linspace's.
         squares = {int((i * (root / (self.tau - 1))) ** 2) for i in range(self.tau - 1)} or {0}

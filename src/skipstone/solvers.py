@@ -10,8 +10,8 @@ clean data.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class StepTable:
 class Solver(Protocol):
     """Anything that fills a table from noise to data; the classes below are the `_target_`s of conf/solver."""
 
+    name: ClassVar[str]
+    to_data: bool
+    clip_x0: bool
+
     def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable: ...
 
 
@@ -77,8 +81,9 @@ class DDIM:
     clip_x0: clip the predicted x0 to [−1, 1].
     """
 
+    name: ClassVar[str] = "ddim"
     eta: float = 0.0
-    sigma: str = field(default="paper")
+    sigma: str = "paper"
     to_data: bool = True
     clip_x0: bool = False
 
@@ -97,7 +102,7 @@ class DDIM:
         """The table from noise to data over the visited steps (ascending ints)."""
         t, p = descend(timesteps, process.num_steps, self.to_data)
         alpha_bar_t, alpha_bar_p = process.alpha_bar(t), process.alpha_bar(p)
-        one_minus_t, one_minus_p = process.one_minus_alpha_bar(t), process.one_minus_alpha_bar(p)
+        one_minus_t = process.one_minus_alpha_bar(t)
         if self.sigma == "paper":
             sigma, direction = self._paper_variance(process, t, p)
         else:

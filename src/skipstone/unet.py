@@ -10,10 +10,13 @@ fraction of the cost, for processors.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from skipstone.process import ForwardProcess
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -186,10 +189,32 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
 
 
+class VelocityUNet(UNet):
+    """The UNet F with Salimans & Ho's v-parameterisation (2022, section 4) around it; still an ε-predictor:
+
+        eps = √(1−ᾱ_t) x_t + √ᾱ_t F(x_t, t)
+
+    At large t, x0 = (x_t − √(1−ᾱ_t) eps)/√ᾱ_t blows up an error in eps by 1/√ᾱ_t, 158 times at the last step; an error
+    in F reaches x0 unamplified. That is what lets a network that trains for minutes sample at all. The objective
+    stays L_simple in eps. betas: float [T], as for ForwardProcess; other arguments as for UNet.
+    """
+
+    def __init__(self, *args: Any, betas: Tensor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        alpha_bars = ForwardProcess(betas).alpha_bars
+        self.register_buffer("signal", alpha_bars.sqrt().float(), persistent=False)
+        self.register_buffer("noise", (1 - alpha_bars).sqrt().float(), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.noise[t].view(-1, 1, 1, 1) * x + self.signal[t].view(-1, 1, 1, 1) * super().forward(x, t)
+
+
 def _level_sizes(image_size: int, patch: int, levels: int) -> list[int]:
     """The side of the feature map at each level; ValueError where the image size does not work out."""
     if image_size % patch:
-        raise ValueError(f"dataset.image_size={image_size} is not divisible by model.patch={patch}: change one of them.")
+        raise ValueError(
+            f"dataset.image_size={image_size} is not divisible by model.patch={patch}: change one of them."
+        )
     sizes = [image_size // patch]
     for _ in range(levels - 1):
         sizes.append(sizes[-1] // 2)  # the strided convolution's (side + 1 − 3) // 2 + 1

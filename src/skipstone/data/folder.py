@@ -1,0 +1,74 @@
+"""Any folder of images: flat, a sub-folder a class, or split into train/ and test/."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from skipstone.data.images import ImageSet, check, split
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_HELD_OUT_NAMES = ("test", "val", "valid", "validation")
+
+
+def folder(name: str, root: str | None, image_size: int, channels: int, held_out: float, flip: bool) -> ImageSet:
+    """Every image below `root`, in whatever mode and size, as uint8 [N, channels, image_size, image_size].
+
+    The shorter side is resized, the centre cropped. Where root has train/ and test/ (or val/), those are the parts;
+    elsewhere the fraction `held_out` of the images is held out by a fixed shuffle. Raises FileNotFoundError for a
+    missing or empty folder and OSError, naming the file, for an image that cannot be read.
+    """
+    check(image_size, channels)
+    if root is None:
+        raise ValueError("dataset=folder needs dataset.root=<folder of images>.")
+    top = Path(root).expanduser()
+    if not top.is_dir():
+        raise FileNotFoundError(f"dataset.root={root} is not a folder: give the folder that holds the images.")
+    tests = [top / part for part in _HELD_OUT_NAMES if (top / part).is_dir()]
+    if (top / "train").is_dir() and tests:
+        train, held = (_read(_files(part), image_size, channels) for part in (top / "train", tests[0]))
+        return ImageSet(name, train, held, flip)
+    if not 0 < held_out < 1:
+        raise ValueError(f"dataset.held_out={held_out} must lie between 0 and 1: the fraction of images held out.")
+    files = _files(top)
+    if len(files) < 2:
+        raise ValueError(f"dataset.root={root} holds one image; at least two are needed, one of them held out.")
+    images = _read(files, image_size, channels)
+    return ImageSet(name, *split(images, max(1, round(held_out * len(images)))), flip)
+
+
+def _files(top: Path) -> list[Path]:
+    """The image files below `top`, sorted, so that the order does not depend on the file system."""
+    files = sorted(path for path in top.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not files:
+        raise FileNotFoundError(f"dataset.root: {top} holds no images ({', '.join(sorted(_SUFFIXES))}).")
+    return files
+
+
+def _read(files: Sequence[Path], image_size: int, channels: int) -> Tensor:
+    # Pillow decodes outside the interpreter's lock, so threads speed this up.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        arrays = list(pool.map(lambda path: _read_one(path, image_size, channels), files))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def _read_one(path: Path, image_size: int, channels: int) -> np.ndarray:
+    """One file as uint8 [image_size, image_size, channels]; transparency is laid on white."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip
+                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("L" if channels == 1 else "RGB")
+            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path} cannot be read as an image ({error}): repair or remove it.") from error
+    return np.asarray(image).reshape(image_size, image_size, channels)

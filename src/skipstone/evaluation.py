@@ -1,0 +1,97 @@
+"""Cells: one model sampled at several (schedule, tau, eta) from the same start noise, and measured."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from skipstone import engine
+from skipstone.data import to_bytes
+from skipstone.metrics import Proxies, solver_rmse
+from skipstone.process import ForwardProcess
+from skipstone.solvers import StepTable
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to sample: the settings that evaluation.csv repeats, and the table they amount to."""
+
+    name: str
+    settings: dict[str, Any]  # schedule, solver, sigma, to_data, clip_x0, tau, eta
+    table: StepTable
+    own: bool  # whether it is the cell the user typed, and not only one of the grid
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell gave. samples: uint8 [n, C, H, W] on the CPU; row: one line of evaluation.csv, in its order."""
+
+    cell: Cell
+    samples: Tensor
+    row: dict[str, Any]
+
+
+def build_cells(config: DictConfig, process: ForwardProcess, taus: Sequence[int], etas: Sequence[float]) -> list[Cell]:
+    """The grid taus × etas with the configured schedule and solver, and the user's own (tau, eta) if it is not in it.
+
+    Every table is made here, so that a tau or an eta that is not allowed is refused before anything is trained.
+    """
+    if "eta" not in config.solver:  # a solver without noise: there is one column of the grid
+        if config.eta != 0:
+            raise ValueError(f"eta={config.eta} is not allowed: the solver is deterministic, leave eta at 0.")
+        etas = [0.0]
+    own = (config.tau, float(config.eta) if isinstance(config.eta, int) else config.eta)
+    grid = [(tau, float(eta)) for eta in etas for tau in taus]
+    return [_cell(config, process, *pair, own=pair == own) for pair in dict.fromkeys([*grid, own])]
+
+
+def _cell(config: DictConfig, process: ForwardProcess, tau: int, eta: float, own: bool) -> Cell:
+    schedule = instantiate(config.schedule, tau=tau)
+    solver = instantiate(config.solver, eta=eta) if "eta" in config.solver else instantiate(config.solver)
+    settings = {
+        "schedule": schedule.name,
+        "solver": solver.name,
+        "sigma": getattr(solver, "sigma", ""),
+        "to_data": solver.to_data,
+        "clip_x0": solver.clip_x0,
+        "tau": tau,
+        "eta": eta,
+    }
+    name = f"{solver.name}-{schedule.name}-tau{tau}-eta{eta}"
+    return Cell(name, settings, solver.table(process, schedule(process.num_steps)), own)
+
+
+def evaluate(
+    model: engine.Model,
+    cells: Iterable[Cell],
+    shape: tuple[int, ...],
+    proxies: Proxies,
+    *,
+    seed: int,
+    batch_size: int,
+    fine: Tensor | None = None,
+    done: Callable[[Cell], None] = lambda cell: None,
+) -> list[Result]:
+    """Sample every cell from the same start noise, proxies.n images each, and measure it.
+
+    fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (metrics.fine_solution).
+    done: called after each cell. seconds are those of sampling alone.
+    """
+    results = []
+    for cell in cells:
+        began = time.perf_counter()
+        # .cpu() waits for the device, so the clock reads finished work
+        x = engine.sample(model, cell.table, proxies.n, shape, seed=seed, batch_size=batch_size).cpu()
+        seconds = time.perf_counter() - began
+        samples = to_bytes(x)
+        row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
+        row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
+        row |= proxies(samples)
+        row |= {"seconds": seconds, "images_per_second": proxies.n / seconds}
+        results.append(Result(cell, samples, row))
+        done(cell)
+    return results

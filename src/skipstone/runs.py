@@ -1,0 +1,145 @@
+"""The model store: one folder a trained model, named by everything that changes its weights and by nothing else.
+
+    <outputs>/models/<key>/   config.yaml  last.ckpt  ema.safetensors  metrics.csv  DONE
+
+Sampling settings (schedule, tau, eta, solver), loggers, devices and paths are not in the key: a run that differs only
+there finds the model and samples it. DONE is written last; a folder without it is a training to be resumed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from skipstone.data import ImageSet
+from skipstone.process import ForwardProcess
+
+FORMAT = 1
+_WEIGHTS, _CONFIG, _DONE, _CHECKPOINT = "ema.safetensors", "config.yaml", "DONE", "last.ckpt"
+
+# Trainer settings that leave the weights alone. What is not listed here counts as changing them.
+_WEIGHTLESS = (
+    "accelerator", "devices", "num_nodes", "strategy", "compile", "val_check_interval", "log_every_n_steps",
+    "checkpoint_every_n_steps",
+)  # fmt: skip
+
+# What `load` builds from a config.yaml, which may come from anywhere.
+_BUILDABLE = (
+    "skipstone.UNet", "skipstone.VelocityUNet",
+    "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear",
+)  # fmt: skip
+
+
+def weights_config(config: dict[str, Any], images: ImageSet) -> dict[str, Any]:
+    """Everything that changes the weights, from a composed and resolved configuration, as plain containers."""
+    return {
+        "format": FORMAT,
+        "dataset": {"name": images.name, "fingerprint": images.fingerprint, "flip": images.flip},
+        "model": config["model"],
+        "noise": config["noise"],
+        "training": {k: v for k, v in config["training"].items() if k != "steps"},  # trainer.max_steps says it
+        "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
+        "seed": config["seed"],
+    }
+
+
+def model_key(weights: dict[str, Any]) -> str:
+    """The name of the model's folder: its data set, for people, and a hash of all that `weights_config` gathered."""
+    text = json.dumps(weights, sort_keys=True)
+    return f"{weights['dataset']['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+class ModelStore:
+    """The models below `<outputs>/models`."""
+
+    def __init__(self, outputs: str | Path) -> None:
+        self.root = Path(outputs) / "models"
+
+    def folder(self, key: str) -> Path:
+        """Where the model of this key lives, whether it exists or not."""
+        return self.root / key
+
+    def finished(self, key: str) -> bool:
+        """Whether that model is trained."""
+        return (self.folder(key) / _DONE).is_file()
+
+    def ensure(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], fresh: bool = False) -> Path:
+        """The folder of the finished model, trained now if it is not there, or if `fresh`.
+
+        train(folder) trains into a folder that may hold a checkpoint to resume from, and returns the network with
+        the weights to store. A fresh training replaces the old model only when it is done.
+        """
+        key = model_key(weights)
+        final = self.folder(key)
+        if self.finished(key) and not fresh:
+            return final
+        folder = self.root / f"{key}.fresh" if fresh else final
+        if fresh and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(weights), folder / _CONFIG)
+        save_weights(train(folder), folder / _WEIGHTS)
+        (folder / _DONE).write_text(f"{key}\n")
+        if fresh:
+            shutil.rmtree(final, ignore_errors=True)
+            folder.rename(final)
+        return final
+
+
+def checkpoint(folder: Path) -> Path | None:
+    """The checkpoint from which a training in this folder resumes, if there is one."""
+    path = folder / _CHECKPOINT
+    return path if path.is_file() else None
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """Write a network's weights under a temporary name and move them into place: a reader never sees half a file."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, temporary)
+    temporary.replace(path)
+
+
+def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
+    """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
+
+    folder: outputs/models/<key>. Raises FileNotFoundError if it is no finished model, ValueError if its files do not
+    belong together or ask for code from outside this package.
+    """
+    folder = Path(folder)
+    if not (folder / _DONE).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no finished model: give a folder outputs/models/<key> with a DONE file."
+        )
+    try:
+        config = OmegaConf.load(folder / _CONFIG)
+        _require_own_code(OmegaConf.to_container(config))
+        net = instantiate(config.model)
+        net.load_state_dict(load_file(folder / _WEIGHTS))
+        process = ForwardProcess(instantiate(config.noise))
+    except (OSError, SafetensorError, OmegaConfBaseException, RuntimeError) as error:
+        raise ValueError(f"{folder} cannot be loaded as a model of this version ({error}): train it anew.") from error
+    return net.to(memory_format=torch.channels_last).eval(), process
+
+
+def _require_own_code(node: Any) -> None:
+    """A config names what is built from it; one that came with a foreign model must not name any callable it likes."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and target not in _BUILDABLE:
+            raise ValueError(
+                f"the model's config.yaml asks for {target}, which skipstone.load does not build: build the network "
+                "yourself and load ema.safetensors into it."
+            )
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _require_own_code(child)

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, its data module and its callbacks."""

@@ -1,0 +1,97 @@
+"""One training: builds Lightning's Trainer from the configuration and runs it to the last step."""
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+from torch import nn
+
+from skipstone import runs
+from skipstone.data import ImageSet
+from skipstone.process import ForwardProcess
+from skipstone.training import hardware
+from skipstone.training.data import ImageData
+from skipstone.training.ema import EMA
+from skipstone.training.module import DiffusionModule, Recipe
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    net: nn.Module,
+    process: ForwardProcess,
+    images: ImageSet,
+    recipe: Recipe,
+    trainer_config: dict[str, Any],
+    seed: int,
+    folder: Path,
+    logger: Logger | None = None,
+    callbacks: tuple[Callback, ...] = (),
+) -> nn.Module:
+    """Train `net` and return it with the averaged weights of the last step.
+
+    trainer_config: resolved (hardware.resolve).  folder: the model's, for last.ckpt and metrics.csv; a training that
+    was cut off there is resumed.  logger: a tracker beside metrics.csv.  callbacks: see the averaged weights.
+    """
+    resumed = runs.checkpoint(folder)
+    curve = _training_curve(folder, resumed)
+    module = DiffusionModule(hardware.place(net, trainer_config), process, recipe, seed, images.flip)
+    trainer = build_trainer(
+        trainer_config,
+        logger=[curve] if logger is None else [curve, logger],
+        callbacks=[
+            *callbacks,  # before EMA, which puts the raw weights back at validation's end
+            EMA(recipe.ema_decay),
+            LearningRateMonitor("step"),
+            RichProgressBar(),
+            ModelCheckpoint(
+                folder,
+                save_top_k=0,
+                save_last=True,
+                every_n_train_steps=trainer_config["checkpoint_every_n_steps"],
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            ),
+        ],
+    )
+    if resumed:
+        log.info("resuming the training in %s", folder)
+    trainer.fit(module, ImageData(images, recipe.batch_size, seed), ckpt_path=resumed, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return module.net
+
+
+def build_trainer(
+    trainer_config: dict[str, Any], logger: list[Logger] | bool, callbacks: list[Callback]
+) -> lightning.Trainer:
+    """Lightning's Trainer from a resolved trainer group; training is one epoch of max_steps batches."""
+    ours = ("compile", "checkpoint_every_n_steps")
+    return lightning.Trainer(
+        **{name: value for name, value in trainer_config.items() if name not in ours},
+        max_epochs=1,
+        logger=logger,
+        callbacks=callbacks,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # StepSampler shares the batch itself
+    )
+
+
+def _training_curve(folder: Path, resumed: Path | None) -> CSVLogger:
+    """The model's own metrics.csv. Lightning's logger starts a file anew, so a resumed one is given its past back."""
+    path, past = folder / "metrics.csv", []
+    if resumed and path.is_file():
+        reached = torch.load(resumed, weights_only=True, map_location="cpu")["global_step"]
+        with path.open(newline="") as file:
+            past = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+        past = [row for row in past if int(row["step"]) < reached]
+    path.unlink(missing_ok=True)
+    logger = CSVLogger(folder, name="", version="")
+    logger.experiment.metrics.extend(past)
+    return logger

@@ -1,0 +1,125 @@
+"""The DDPM objective as a LightningModule (Ho et al. 2020, algorithm 1).
+
+Everything random is a function of (seed, step, position in the global batch): which t, which ε, which images are
+mirrored. A run is therefore the same on one device or two, and nothing has to be restored to resume it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from skipstone import philox
+from skipstone.data import to_unit
+from skipstone.philox import Stream
+from skipstone.process import ForwardProcess
+from skipstone.training.data import VALIDATION_BATCH
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; conf/model sets it beside the network it suits.
+
+    batch_size: of the global batch, over all devices.  learning_rate: the peak, after `warmup` steps of linear rise.
+    decay: "cosine" falls from the peak to 0 at the last step, "constant" stays.  ema_decay: of the averaged weights,
+    which are the ones that are stored.
+    """
+
+    batch_size: int
+    learning_rate: float
+    warmup: int
+    decay: str
+    weight_decay: float
+    ema_decay: float
+
+    def __post_init__(self) -> None:
+        if self.decay not in ("cosine", "constant"):
+            raise ValueError(f"training.decay={self.decay!r} is unknown: choose cosine or constant.")
+        if self.batch_size < 1:
+            raise ValueError(f"training.batch_size={self.batch_size} must be at least 1.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"training.learning_rate={self.learning_rate} must be greater than 0.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"training.ema_decay={self.ema_decay} must lie in [0, 1).")
+
+
+class DiffusionModule(lightning.LightningModule):
+    """Trains an ε-predictor: minimises E ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14).
+
+    net: eps = net(x_t, t).  flip: mirror half of the training images.  bins: into how many ranges of t the
+    validation loss is told apart.
+    """
+
+    def __init__(
+        self, net: nn.Module, process: ForwardProcess, recipe: Recipe, seed: int, flip: bool, bins: int = 10
+    ) -> None:
+        super().__init__()
+        self.net, self.process, self.recipe = net, process, recipe
+        self.seed, self.flip = seed, flip
+        self.losses = nn.ModuleList(MeanMetric() for _ in range(min(bins, process.num_steps)))
+
+    def training_step(self, images: Tensor, step: int) -> Tensor:
+        """One step on this device's share of the global batch. images: uint8 [N, C, H, W]."""
+        n = len(images)
+        # positions in the global batch: each device owns a contiguous share
+        index = torch.arange(n, device=self.device) + n * self.global_rank
+        x0 = to_unit(images)
+        if self.flip:
+            mirrored = philox.uniform(self.seed, Stream.TRAIN_FLIP, index, step) < 0.5
+            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        t = stratified_t(self.seed, index, n * self.trainer.world_size, self.process.num_steps, step)
+        eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
+        torch.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step))  # dropout has no other handle
+        loss = (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, images: Tensor, batch_index: int) -> None:
+        """Held-out losses at fixed (t, ε), the same at every validation, spread evenly over t and told apart by t."""
+        # where these images stand among the held-out ones: devices take turns (ImageData.val_dataloader)
+        index = torch.arange(len(images), device=self.device) + batch_index * VALIDATION_BATCH
+        index = index * self.trainer.world_size + self.global_rank
+        x0 = to_unit(images)
+        t = (philox.uniform(self.seed, Stream.VALIDATION, index) * self.process.num_steps).long()
+        eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:], step=1)
+        losses = (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
+        self.log("val/loss", losses.mean(), batch_size=len(images), prog_bar=True, sync_dist=True)
+        bins = t * len(self.losses) // self.process.num_steps
+        for i, metric in enumerate(self.losses):
+            metric.update(losses, weight=(bins == i).float())
+
+    def on_validation_epoch_end(self) -> None:
+        width = self.process.num_steps / len(self.losses)
+        for i, metric in enumerate(self.losses):
+            if metric.weight > 0:
+                self.log(f"val/loss_t/{round(i * width):04d}-{round((i + 1) * width) - 1:04d}", metric.compute())
+            metric.reset()
+
+    def configure_optimizers(self) -> dict:
+        recipe, last = self.recipe, self.trainer.max_steps
+        fused = self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
+        )
+
+        def scale(step: int) -> float:
+            rise = min(1.0, (step + 1) / max(1, recipe.warmup))
+            if recipe.decay == "constant":
+                return rise
+            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / last)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def stratified_t(seed: int, index: Tensor, batch: int, num_steps: int, step: int) -> Tensor:
+    """Uniform t with one draw in each of `batch` equal strata: int64, of the shape of `index`.
+
+    Each t is uniform on 0 … T−1, as L_simple asks; together they cover the range, which takes variance out of the
+    gradient (Kingma et al. 2021, appendix I.1). Strata go to positions in order, for images come shuffled.
+    """
+    shift = philox.uniform(seed, Stream.TRAIN_T, torch.zeros_like(index), step)
+    return ((shift + index / batch) % 1 * num_steps).long()

@@ -1,0 +1,58 @@
+"""Experiment trackers by name: each is a `_target_` of conf/logger and returns a Lightning logger, or None.
+
+Training and sampling are two runs of a tracker, for a model is trained once and sampled many times.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+
+def wandb(
+    project: str, entity: str | None, *, job_type: str, run_id: str | None, directory: Path, config: dict[str, Any]
+) -> Logger:
+    """A Weights & Biases run: offline unless the user is logged in or WANDB_MODE is set.
+
+    run_id: None lets W&B choose. W&B is imported here and not before.
+    """
+    import wandb as client
+    from lightning.pytorch.loggers import WandbLogger
+
+    os.environ.setdefault("WANDB_SILENT", "true")  # our own closing line says where to look
+    if "WANDB_MODE" not in os.environ:
+        os.environ["WANDB_MODE"] = "online" if client.api.api_key else "offline"
+    dataset, schedule = config["dataset"]["name"], config["schedule"]["_target_"].rsplit(".", 1)[-1].lower()
+    tags = [dataset] if job_type == "train" else [dataset, schedule, f"tau={config['tau']}", f"eta={config['eta']}"]
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        id=run_id,
+        name=run_id,
+        save_dir=str(directory),
+        job_type=job_type,
+        tags=tags,
+        config=config,
+        resume="allow" if run_id else None,
+    )
+
+
+def csv(*, job_type: str, run_id: str | None, directory: Path, config: dict[str, Any]) -> Logger:
+    """A folder `<directory>/<job_type>` with metrics.csv and hparams.yaml."""
+    logger = CSVLogger(directory, name=job_type, version="")
+    logger.log_hyperparams(config)
+    return logger
+
+
+def none(*, job_type: str, run_id: str | None, directory: Path, config: dict[str, Any]) -> None:
+    """No tracker: the run folder and the model's own metrics.csv hold everything."""
+
+
+def finish(logger: Logger | None) -> None:
+    """Close a tracker's run. Two W&B loggers in one process would share one run if the first were left open."""
+    if logger is None:
+        return
+    logger.finalize("success")
+    if type(logger).__name__ == "WandbLogger":
+        logger.experiment.finish()

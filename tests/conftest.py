@@ -1,0 +1,27 @@
+"""Shared pieces. Threads are few and do not spin, so that tests that start processes stay fast."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["WANDB_MODE"] = "offline"
+
+import pytest
+import torch
+
+from skipstone import ForwardProcess, UNet, noise
+
+
+@pytest.fixture
+def process():
+    return ForwardProcess(noise.linear())
+
+
+@pytest.fixture
+def net():
+    """A small UNet whose every weight matters: freshly built ones predict zero."""
+    torch.manual_seed(0)
+    net = UNet(16, 1, base=8, multipliers=(1, 2), blocks=1, attention=(8,)).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return net
