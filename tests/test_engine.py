@@ -40,7 +40,7 @@ def test_sample_k_does_not_depend_on_n_or_companions(net, table):
 def test_sample_k_is_the_same_at_batch_size_1_and_16(net, table):
     one = engine.sample(net, table, 16, SHAPE, batch_size=1)
     sixteen = engine.sample(net, table, 16, SHAPE, batch_size=16)
-    torch.testing.assert_close(one, sixteen, rtol=0, atol=1e-4)
+    assert (one - sixteen).norm() / sixteen.norm() < 1e-6  # an untrained network lets x grow to thousands
 
 
 def test_trajectory_ends_where_sample_does(net, table):

@@ -40,7 +40,7 @@ def test_alpha_bar_is_the_product_and_starts_at_clean_data(process):
 
 @pytest.mark.parametrize("t", [-2, 1000])
 def test_steps_outside_the_process_are_refused(process, t):
-    with pytest.raises(ValueError, match="-1 ... 999"):
+    with pytest.raises(ValueError, match=r"-1 \.\.\. 999"):
         process.alpha_bar(t)
 
 

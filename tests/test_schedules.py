@@ -39,7 +39,7 @@ def test_impossible_taus_are_refused_with_what_is_allowed(tau):
         schedules.Exp(tau)(1000)
 
 
-def test_a_stride_of_T_is_refused_where_a_count_of_T_is_not():
+def test_a_stride_of_all_steps_is_refused_where_a_count_is_not():
     assert len(schedules.Exp(1000)(1000)) <= 1000
     with pytest.raises(ValueError, match="stride"):
         schedules.Uniform(1000)(1000)

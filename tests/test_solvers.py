@@ -82,6 +82,14 @@ def test_trajectory_is_that_of_diffusers(process, net, eta, clip):
         assert (step.x0 - out.pred_original_sample).norm() / out.pred_original_sample.norm() < 5e-6
 
 
+@pytest.fixture()
+def cheap_net():
+    """A network that costs nothing, for chains of a thousand steps: one convolution, weighed by t."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+    return lambda x, t: torch.tanh(conv(x)) * (1 + t.view(-1, 1, 1, 1) / 1000)
+
+
 def seed_document(net, kind, tau, eta, start, step_noise):
     """The seed document's update, float32 as there: σ from t and t−1, stop at index 0; yields (t, x)."""
     alpha_bars = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
@@ -112,12 +120,12 @@ def seed_document(net, kind, tau, eta, start, step_noise):
         ("exp", 50, 0.5),
     ],
 )
-def test_adjacent_sigma_reproduces_the_seed_document(process, net, kind, tau, eta):
+def test_adjacent_sigma_reproduces_the_seed_document(process, cheap_net, kind, tau, eta):
     schedule = {"uniform": schedules.Uniform, "exp": schedules.Exp}[kind](tau)
     table = solvers.DDIM(eta=eta, sigma="adjacent", to_data=False).table(process, schedule(1000))
     start, step_noise = torch.randn(2, 1, 16, 16), torch.randn(table.nfe, 2, 1, 16, 16)
-    ours = engine.trajectory(net, table, start=start, step_noise=step_noise)
-    for (t, x), step in zip(seed_document(net, kind, tau, eta, start, step_noise), ours, strict=True):
+    ours = engine.trajectory(cheap_net, table, start=start, step_noise=step_noise)
+    for (t, x), step in zip(seed_document(cheap_net, kind, tau, eta, start, step_noise), ours, strict=True):
         assert t == step.t
         assert (step.x - x).norm() / x.norm() < 5e-6
 
@@ -125,9 +133,9 @@ def test_adjacent_sigma_reproduces_the_seed_document(process, net, kind, tau, et
 @pytest.mark.parametrize(
     ("kind", "tau", "eta"), [("uniform", 3, 1.0), ("uniform", 20, 0.5), ("exp", 5, 1.0), ("exp", 10, 1.0)]
 )
-def test_where_the_seed_document_gives_nan_the_step_is_named(process, net, kind, tau, eta):
+def test_where_the_seed_document_gives_nan_the_step_is_named(process, cheap_net, kind, tau, eta):
     step_noise = torch.randn(1000, 1, 1, 16, 16)
-    *_, (_, last) = seed_document(net, kind, tau, eta, torch.randn(1, 1, 16, 16), step_noise)
+    *_, (_, last) = seed_document(cheap_net, kind, tau, eta, torch.randn(1, 1, 16, 16), step_noise)
     assert last.isnan().any()
     schedule = {"uniform": schedules.Uniform, "exp": schedules.Exp}[kind](tau)
     with pytest.raises(ValueError, match=r"step from t=\d+ to 0 .*use solver.sigma=paper"):
@@ -161,7 +169,7 @@ def test_impossible_settings_are_refused(arguments, said):
 
 @pytest.mark.parametrize("steps", [[], [0, 0, 5], [5, 3], [0, 1000], [-1, 5]])
 def test_impossible_visited_steps_are_refused(process, steps):
-    with pytest.raises(ValueError, match="ascending, unique and within 0 ... 999"):
+    with pytest.raises(ValueError, match=r"ascending, unique and within 0 \.\.\. 999"):
         solvers.DDIM().table(process, steps)
 
 

@@ -128,7 +128,7 @@ class DDIM:
             row = int((direction < 0).nonzero()[0])
             raise ValueError(
                 f"solver.sigma=adjacent with eta={self.eta} needs more variance than there is at the step from "
-                f"t={int(t[row])} to {int(p[row])} (1-alpha_bar_p-sigma^2 is negative): use solver.sigma=paper, a smaller "
-                "eta or a denser schedule."
+                f"t={int(t[row])} to {int(p[row])} (1-alpha_bar_p-sigma^2 is negative): use solver.sigma=paper, a "
+                "smaller eta or a denser schedule."
             )
         return sigma, direction

@@ -221,6 +221,6 @@ def _level_sizes(image_size: int, patch: int, levels: int) -> list[int]:
     if sizes[-1] < 1:
         raise ValueError(
             f"dataset.image_size={image_size} is too small for {levels} levels of model.multipliers with "
-            f"model.patch={patch}: the image would vanish; use at least {patch * 2 ** (levels - 1)} pixels or fewer levels."
+            f"model.patch={patch}: it would vanish; use at least {patch * 2 ** (levels - 1)} pixels or fewer levels."
         )
     return sizes

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: train and held_out are uint8 [N, C, S, S]; flip says whether mirroring keeps its meaning."""
+    """A data set in memory: train and held_out are uint8 [N, C, S, S]; flip: mirroring keeps their meaning."""
 
     name: str
     train: Tensor

@@ -1,5 +1,7 @@
 """Features of images for Fréchet and kernel distances."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class RandomFeatures(nn.Module):
         widths = [channels, 32, 64, num_features // 4]
         layers: list[nn.Module] = []
         generator = torch.Generator().manual_seed(seed)
-        for c_in, c_out in zip(widths[:-1], widths[1:], strict=True):
+        for c_in, c_out in pairwise(widths):
             conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
             nn.init.normal_(conv.bias, std=0.1, generator=generator)

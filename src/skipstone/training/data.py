@@ -1,4 +1,4 @@
-"""Batches for Lightning: whole batches gathered from one uint8 tensor, in an order that is a function of (seed, step)."""
+"""Batches for Lightning: gathered whole from one uint8 tensor, in an order that is a function of (seed, step)."""
 
 from collections.abc import Iterator
 

@@ -1,0 +1,145 @@
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from skipstone import data
+from skipstone.data import to_bytes, to_unit
+from skipstone.data.images import fit, split
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the archives of ../shared/data are not here")
+
+
+def read_folder(root, **settings):
+    return data.folder(
+        **{"name": "folder", "root": str(root), "image_size": 8, "channels": 3, "held_out": 0.25, "flip": True}
+        | settings
+    )
+
+
+def save(path, mode="RGB", size=(8, 8), color=None, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color if color is not None else 0).save(path, **how)
+
+
+def test_mnist5k_is_5000_digits_split_evenly_by_class():
+    images = data.mnist5k("mnist5k", image_size=28, channels=1, held_out=500, flip=False)
+    assert images.train.shape == (4500, 1, 28, 28)
+    assert images.held_out.shape == (500, 1, 28, 28)
+    assert images.train.dtype == torch.uint8
+    assert not set(map(bytes, images.held_out.numpy())) & set(map(bytes, images.train.numpy()))
+    assert images.fingerprint == data.mnist5k("other", 28, 1, 500, False).fingerprint
+    assert images.fingerprint != data.mnist5k("mnist5k", 28, 1, 400, False).fingerprint
+
+
+def test_a_split_with_labels_takes_every_class_evenly():
+    labels = torch.arange(10).repeat_interleave(30)
+    _, held_out = split(labels[:, None], 50, labels)
+    assert torch.bincount(held_out[:, 0]).tolist() == [5] * 10
+
+
+@pytest.mark.parametrize("held_out", [0, 10, 11])
+def test_a_split_that_leaves_nothing_is_refused(held_out):
+    with pytest.raises(ValueError, match=rf"held_out={held_out} must lie in 1 \.\.\. 9"):
+        split(torch.zeros(10, 1), held_out)
+
+
+def test_bytes_survive_the_way_to_the_unit_scale_and_back():
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_bytes(to_unit(every)), every)
+    assert to_unit(every).min() == -1
+    assert to_unit(every).max() == 1
+    assert to_bytes(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def test_fit_resizes_and_changes_channels():
+    images = torch.randint(256, (3, 1, 28, 20), dtype=torch.uint8)
+    assert fit(images, 16, 3).shape == (3, 3, 16, 16)
+    assert fit(images.expand(-1, 3, -1, -1), 16, 1).shape == (3, 1, 16, 16)
+
+
+def test_a_folder_takes_every_mode_and_size(tmp_path):
+    save(tmp_path / "a" / "grey.png", "L", color=100)
+    save(tmp_path / "a" / "palette.gif", "P", color=0)
+    save(tmp_path / "b" / "alpha.png", "RGBA", color=(0, 0, 0, 0))
+    save(tmp_path / "b" / "cmyk.jpg", "CMYK", color=(0, 0, 0, 0))
+    save(tmp_path / "b" / "wide.jpeg", "RGB", size=(40, 10), color="red")
+    Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    images = read_folder(tmp_path, held_out=0.2)
+    assert images.train.shape == (5, 3, 8, 8)
+    assert images.held_out.shape == (1, 3, 8, 8)
+    centres = sorted(tuple(image[:, 4, 4].tolist()) for image in torch.cat([images.train, images.held_out]))
+    expected = [(0, 0, 0), (100, 100, 100), (156, 156, 156), (254, 0, 0), (255, 255, 255), (255, 255, 255)]
+    assert np.abs(np.array(centres) - np.array(expected)).max() <= 3  # JPEG and colour management
+    grey = read_folder(tmp_path, channels=1, image_size=5)
+    assert grey.train.shape == (5, 1, 5, 5)
+
+
+def test_a_folder_with_train_and_test_keeps_them_apart(tmp_path):
+    for i in range(3):
+        save(tmp_path / "train" / "cat" / f"{i}.png", color="red")
+    save(tmp_path / "test" / "cat" / "0.png", color="blue")
+    images = read_folder(tmp_path)
+    assert len(images.train) == 3
+    assert images.held_out[0, 2].min() == 255
+
+
+def test_a_folders_order_does_not_depend_on_the_file_system(tmp_path):
+    for name in ("b", "a", "c", "d"):
+        save(tmp_path / f"{name}.png", color=(ord(name), 0, 0))
+    assert read_folder(tmp_path).fingerprint == read_folder(tmp_path).fingerprint
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        read_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        read_folder(tmp_path)
+    with pytest.raises(ValueError, match="needs dataset.root"):
+        data.folder("folder", None, 8, 3, 0.1, True)
+    save(tmp_path / "good.png")
+    with pytest.raises(ValueError, match="one image"):
+        read_folder(tmp_path)
+    save(tmp_path / "cut.png", size=(64, 64))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    with pytest.raises(OSError, match=r"cut\.png cannot be read as an image"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("settings", "said"), [(dict(image_size=0), "image_size=0"), (dict(channels=2), "channels=2")])
+def test_impossible_forms_are_refused(tmp_path, settings, said):
+    with pytest.raises(ValueError, match=said):
+        read_folder(tmp_path, **settings)
+
+
+def test_a_data_set_that_cannot_be_downloaded_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match=r"dataset\.root=.* holds no readable MNIST and it could not be downloaded"):
+        data.from_torchvision("mnist", "MNIST", str(tmp_path), 28, 1, False)
+
+
+@needs_shared
+def test_all_of_mnist_reads_without_a_network(tmp_path):
+    subprocess.run([SHARED / "unpack.sh", "mnist", tmp_path], check=True)
+    images = data.from_torchvision("mnist", "MNIST", str(tmp_path), 28, 1, False)
+    assert (len(images.train), len(images.held_out)) == (60_000, 10_000)
+    assert images.train.shape[1:] == (1, 28, 28)
+    assert 30 < images.train.float().mean() < 37  # 33.3, as everyone finds
+
+
+@needs_shared
+def test_cifar10_as_folders_of_jpegs_reads(tmp_path):
+    subprocess.run([SHARED / "unpack.sh", "cifar10", tmp_path], check=True)
+    for part in ("train", "test"):  # one class of ten is enough here
+        for folder in sorted((tmp_path / part).iterdir())[1:]:
+            os.rename(folder, tmp_path / f"{part}-{folder.name}")
+    images = read_folder(tmp_path, image_size=32)
+    assert (len(images.train), len(images.held_out)) == (5000, 1000)
+    assert images.shape == (3, 32, 32)

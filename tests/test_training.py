@@ -1,0 +1,172 @@
+import itertools
+import math
+
+import lightning
+import pytest
+import torch
+
+from skipstone import ForwardProcess, UNet, noise
+from skipstone.data import ImageSet
+from skipstone.training import hardware
+from skipstone.training.data import StepSampler
+from skipstone.training.fit import fit
+from skipstone.training.module import Recipe, stratified_t
+
+TRAINER = dict(
+    accelerator="cpu",
+    devices=1,
+    precision="32-true",
+    compile=False,
+    max_steps=6,
+    gradient_clip_val=1.0,
+    accumulate_grad_batches=1,
+    val_check_interval=0.5,
+    log_every_n_steps=1,
+    checkpoint_every_n_steps=3,
+    enable_progress_bar=True,
+)
+RECIPE = Recipe(batch_size=4, learning_rate=1e-3, warmup=2, decay="cosine", weight_decay=0.0, ema_decay=0.9)
+
+
+@pytest.fixture()
+def images():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return ImageSet("random", pixels[:16], pixels[16:], flip=True)
+
+
+def train(images, folder, callbacks=(), recipe=RECIPE, **trainer):
+    torch.manual_seed(1)
+    net = UNet(8, 1, base=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1)
+    process = ForwardProcess(noise.linear(50))
+    return fit(net, process, images, recipe, TRAINER | trainer, 0, folder, callbacks=callbacks)
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Spy(lightning.Callback):
+    """Records raw weights after every step, and the weights and losses that validation sees."""
+
+    def __init__(self):
+        self.raw, self.validated, self.losses = [], [], []
+
+    @staticmethod
+    def _weights(module):
+        return torch.cat([p.detach().flatten().clone() for p in module.net.parameters()])
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.raw.append(self._weights(module))
+        self.losses.append(outputs["loss"].item())
+
+    def on_validation_epoch_end(self, trainer, module):
+        self.validated.append(self._weights(module))
+
+
+def test_stored_and_validated_weights_are_the_moving_average(images, tmp_path):
+    """Against the recursion in float64: the first weights are forgotten at the warm-up's rate."""
+    spy = Spy()
+    net = train(images, tmp_path, (spy,))
+    averaged = spy.raw[0].double()
+    for k, raw in enumerate(spy.raw[1:], start=1):
+        decay = min(0.9, (1 + k) / (10 + k))
+        averaged = decay * averaged + (1 - decay) * raw.double()
+        if k == 2:
+            torch.testing.assert_close(spy.validated[0].double(), averaged, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        Spy._weights(Spy and type("M", (), {"net": net})).double(), averaged, rtol=1e-5, atol=1e-7
+    )
+    assert not torch.equal(spy.raw[-1], spy.validated[-1])
+
+
+def test_a_training_is_a_function_of_its_seed_whatever_was_drawn_before(images, tmp_path):
+    first = train(images, tmp_path / "a")
+    torch.rand(7)
+    assert same(first, train(images, tmp_path / "b"))
+
+
+def test_a_training_that_was_cut_off_resumes_to_the_same_weights(images, tmp_path):
+    """The process dies after step 4; the checkpoint is of step 3. Dropout is on, so the generator counts too."""
+
+    class Kill(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx == 3:
+                raise RuntimeError("killed")
+
+    whole = train(images, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(images, tmp_path / "cut", (Kill(),))
+    assert same(whole, train(images, tmp_path / "cut"))
+    curves = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "cut")]
+    assert sorted(line for line in curves[0]) == sorted(line for line in curves[1])
+
+
+def test_checkpoints_hold_plain_containers(images, tmp_path):
+    train(images, tmp_path)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+
+
+def test_the_validation_loss_is_told_apart_by_t(images, tmp_path):
+    train(images, tmp_path)
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "val/loss", "val/loss_t/0000-0004", "lr-AdamW", "step"} <= set(header)
+
+
+def test_step_k_sees_the_same_images_whenever_it_runs():
+    whole = list(StepSampler(10, batch=4, steps=9, seed=0))
+    assert list(StepSampler(10, batch=4, steps=9, seed=0, first=5)) == whole[5:]
+    assert list(StepSampler(10, batch=4, steps=9, seed=1)) != whole
+    shares = [list(StepSampler(10, batch=4, steps=9, seed=0, rank=rank, ranks=2)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+    order = list(itertools.chain(*whole))
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))  # epochs, laid end to end
+    assert order[:10] != order[10:20]
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="batch_size=5 cannot be shared by 2 devices"):
+        StepSampler(10, batch=5, steps=1, seed=0, ranks=2)
+
+
+def test_t_is_uniform_and_spread_over_the_batch():
+    t = torch.stack([stratified_t(0, torch.arange(8), 8, 1000, step) for step in range(4000)])
+    assert t.min() >= 0
+    assert t.max() <= 999
+    counts = torch.histc(t.float(), 10, 0, 1000)
+    assert ((counts - 3200).abs() < 5 * math.sqrt(3200)).all()
+    assert ((t[:, 0].float().mean() - 499.5).abs()) < 5 * 289 / math.sqrt(4000)  # at every position, too
+    assert (torch.bincount(t[0] // 125, minlength=8) == 1).sum() >= 6  # one a stratum, up to the shift
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [(dict(accelerator="gpu"), "there is none here"), (dict(accelerator="tpu"), "choose auto, cpu or gpu")],
+)
+def test_hardware_that_is_not_here_is_refused(monkeypatch, trainer, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=said):
+        hardware.resolve(TRAINER | trainer)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_auto_is_decided_by_what_is_here(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    resolved = hardware.resolve(TRAINER | dict(accelerator="auto", precision="auto", compile="auto"))
+    expected = ("cuda", "bf16-mixed", True) if there else ("cpu", "32-true", False)
+    assert (resolved["accelerator"], resolved["precision"], resolved["compile"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (dict(decay="linear"), "training.decay"),
+        (dict(batch_size=0), "training.batch_size"),
+        (dict(learning_rate=0.0), "training.learning_rate"),
+        (dict(ema_decay=1.0), "training.ema_decay"),
+    ],
+)
+def test_impossible_recipes_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Recipe(**{**RECIPE.__dict__, **settings})
