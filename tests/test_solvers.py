@@ -82,7 +82,7 @@ def test_trajectory_is_that_of_diffusers(process, net, eta, clip):
         assert (step.x0 - out.pred_original_sample).norm() / out.pred_original_sample.norm() < 5e-6
 
 
-@pytest.fixture()
+@pytest.fixture
 def cheap_net():
     """A network that costs nothing, for chains of a thousand steps: one convolution, weighed by t."""
     torch.manual_seed(0)

@@ -28,7 +28,7 @@ TRAINER = dict(
 RECIPE = Recipe(batch_size=4, learning_rate=1e-3, warmup=2, decay="cosine", weight_decay=0.0, ema_decay=0.9)
 
 
-@pytest.fixture()
+@pytest.fixture
 def images():
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8, generator=generator)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "schedules", "solvers"]
 
+__version__ = "0.1.0"
+
 _HOMES = {"ForwardProcess": "process", "UNet": "unet", "VelocityUNet": "unet", "load": "runs"}
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import jinja2
 
+from skipstone import __version__
 from skipstone.evaluation import Result
 
-_PACKAGES = ("skipstone", "torch", "torchvision", "lightning", "torchmetrics")
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 _COLUMNS = (
     "schedule", "tau", "eta", "nfe", "images", "solver_rmse", "fd_random", "fd_random_floor", "kid_random",
     "kid_random_std", "kid_random_floor", "seconds", "images_per_second",
@@ -36,7 +37,8 @@ def write_page(results: Sequence[Result], folder: Path, config: str, model: str,
         config=config,
         model=model,
         command=shlex.join(["python", "train.py", *arguments]),
-        versions={"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
+        versions={"skipstone": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
     )
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")

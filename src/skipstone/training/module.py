@@ -98,9 +98,16 @@ class DiffusionModule(lightning.LightningModule):
                 self.log(f"val/loss_t/{round(i * width):04d}-{round((i + 1) * width) - 1:04d}", metric.compute())
             metric.reset()
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
+    ) -> None:
+        """Clip the global norm. Lightning's own hook refuses fused optimizers in mixed precision, bfloat16 too."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> dict:
         recipe, last = self.recipe, self.trainer.max_steps
-        fused = self.device.type == "cuda"
+        fused = self.trainer.precision != "16-mixed"  # a fused step would unscale float16 gradients after the clip
         optimizer = torch.optim.AdamW(
             self.net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
