@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from skipstone.command import main
 
-OmegaConf.register_new_resolver("pid", os.getpid)
+OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

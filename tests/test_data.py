@@ -101,7 +101,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no images"):
         read_folder(tmp_path)
-    with pytest.raises(ValueError, match="needs dataset.root"):
+    with pytest.raises(ValueError, match=r"needs dataset\.root"):
         data.folder("folder", None, 8, 3, 0.1, True)
     save(tmp_path / "good.png")
     with pytest.raises(ValueError, match="one image"):

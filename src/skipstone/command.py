@@ -14,12 +14,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 
 CONF = Path(__file__).parents[2] / "conf"
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
-_EXPECTED = (ValueError, OSError, HydraException, OmegaConfBaseException)
+_EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException)
 
 
 def main(job: Callable[[], None]) -> None:
@@ -47,8 +48,11 @@ def sentence(error: BaseException) -> str:
         return f"{group}={name} is unknown: choose one of {', '.join(sorted(error.options))}."
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(error)
-    if isinstance(error, InstantiationException):
-        return " ".join(str(error).split()) + "."
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" at {error.filename}" if error.filename else ""
+        return (
+            f"{error.strerror}{where}: make room or get access there, or write elsewhere with paths.outputs=<folder>."
+        )
     return " ".join(str(error).split("\n    full_key")[0].split())
 
 

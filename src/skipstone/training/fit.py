@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def fit(
     trainer_config: resolved (hardware.resolve).  folder: the model's, for last.ckpt and metrics.csv; a training that
     was cut off there is resumed.  logger: a tracker beside metrics.csv.  callbacks: see the averaged weights.
     """
+    _quiet()
     resumed = runs.checkpoint(folder)
     curve = _training_curve(folder, resumed)
     module = DiffusionModule(hardware.place(net, trainer_config), process, recipe, seed, images.flip)
@@ -65,6 +67,20 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return module.net
+
+
+def _quiet() -> None:
+    """Leave warnings to Hydra's log: Lightning would print them a second time, with tips and commonplaces."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.WARNING)
+    for message in ("The '.*_dataloader' does not have many workers", "`isinstance.treespec, LeafSpec.`"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", "Experiment logs directory")  # metrics.csv is ours to continue
+    warnings.filterwarnings(
+        "ignore", "You're resuming from a checkpoint that ended before the epoch"
+    )  # StepSampler can
 
 
 def build_trainer(

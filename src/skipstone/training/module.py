@@ -63,19 +63,22 @@ class DiffusionModule(lightning.LightningModule):
 
     def training_step(self, images: Tensor, step: int) -> Tensor:
         """One step on this device's share of the global batch. images: uint8 [N, C, H, W]."""
-        n = len(images)
-        # positions in the global batch: each device owns a contiguous share
-        index = torch.arange(n, device=self.device) + n * self.global_rank
+        loss = self.loss(images, step, self.global_rank, self.trainer.world_size)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def loss(self, images: Tensor, step: int, rank: int = 0, ranks: int = 1) -> Tensor:
+        """L_simple of this share, the `rank`-th of `ranks`, at a step: a function of (weights, images, seed, step)."""
+        n, device = len(images), images.device
+        index = torch.arange(n, device=device) + n * rank  # positions in the global batch
         x0 = to_unit(images)
         if self.flip:
             mirrored = philox.uniform(self.seed, Stream.TRAIN_FLIP, index, step) < 0.5
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
-        t = stratified_t(self.seed, index, n * self.trainer.world_size, self.process.num_steps, step)
+        t = stratified_t(self.seed, index, n * ranks, self.process.num_steps, step)
         eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
         torch.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step))  # dropout has no other handle
-        loss = (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        return (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
 
     def validation_step(self, images: Tensor, batch_index: int) -> None:
         """Held-out losses at fixed (t, ε), the same at every validation, spread evenly over t and told apart by t."""

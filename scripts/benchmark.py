@@ -1,0 +1,153 @@
+"""Speed here: python scripts/benchmark.py training | startup
+
+training: steps a second of Lightning's fit over those of a bare loop with the same module, optimizer, clip and EMA.
+startup: seconds of --help and --cfg job, and from the command to the end of the first training step.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+ROOT = Path(__file__).parents[1]
+WARM_UP = 5
+
+
+def training(rounds: int, steps: int) -> None:
+    """Alternate the two loops, so that both meet the same neighbours; compare medians of the steps' times."""
+    import logging
+
+    logging.disable(logging.WARNING)
+    fit_times, bare_times = [], []
+    for _ in range(rounds):
+        fit_times += _fit_times(steps)
+        bare_times += _bare_times(steps)
+    fit, bare = statistics.median(fit_times), statistics.median(bare_times)
+    print(f"bare loop    {1 / bare:7.2f} steps/s")
+    print(f"trainer.fit  {1 / fit:7.2f} steps/s")
+    print(f"fit / bare   {bare / fit:7.3f}   ({rounds} rounds of {steps} steps, medians)")
+
+
+def _module():  # noqa: ANN202
+    """The default job's module, data and settings."""
+    import torch
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from skipstone import ForwardProcess
+    from skipstone.training import hardware
+    from skipstone.training.module import DiffusionModule, Recipe
+
+    OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train")
+    trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
+    recipe = Recipe(**{name: value for name, value in config.training.items() if name != "steps"})
+    torch.manual_seed(0)
+    net = hardware.place(instantiate(config.model), trainer)
+    module = DiffusionModule(net, ForwardProcess(instantiate(config.noise)), recipe, 0, config.dataset.flip)
+    return module, instantiate(config.dataset), trainer
+
+
+def _fit_times(steps: int) -> list[float]:
+    import lightning
+    from lightning.pytorch.callbacks import RichProgressBar
+    from lightning.pytorch.loggers import CSVLogger
+
+    from skipstone.training.data import ImageData
+    from skipstone.training.ema import EMA
+    from skipstone.training.fit import build_trainer
+
+    times = []
+
+    class Clock(lightning.Callback):
+        def on_train_batch_start(self, *_: object) -> None:
+            times.append(time.perf_counter())
+
+    module, images, settings = _module()
+    settings |= {"max_steps": WARM_UP + steps + 1, "limit_val_batches": 0, "enable_checkpointing": False}
+    with tempfile.TemporaryDirectory() as folder:
+        callbacks = [Clock(), EMA(module.recipe.ema_decay), RichProgressBar()]
+        trainer = build_trainer(settings, [CSVLogger(folder)], callbacks)
+        trainer.fit(module, ImageData(images, module.recipe.batch_size, 0))
+    return _differences(times)
+
+
+def _bare_times(steps: int) -> list[float]:
+    import torch
+
+    from skipstone.training import hardware
+    from skipstone.training.data import StepSampler
+
+    module, images, settings = _module()
+    device = hardware.device(settings)
+    module.to(device)
+    recipe = module.recipe
+    averaged = [parameter.detach().clone() for parameter in module.net.parameters()]
+    optimizer = torch.optim.AdamW(module.net.parameters(), recipe.learning_rate, weight_decay=0.0, fused=True)
+    times = []
+    for step, indices in enumerate(StepSampler(len(images.train), recipe.batch_size, WARM_UP + steps + 1, 0)):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter())
+        optimizer.zero_grad()
+        with hardware.autocast(settings):
+            loss = module.loss(images.train[torch.as_tensor(indices)].to(device), step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.net.parameters(), settings["gradient_clip_val"])
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, list(module.net.parameters()), 1 - recipe.ema_decay)
+    return _differences(times)
+
+
+def _differences(times: list[float]) -> list[float]:
+    return [after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False)]
+
+
+def startup(rounds: int) -> None:
+    """Medians over fresh processes; the checkpoint that is written after step 1 marks its end."""
+    for flags in (["--help"], ["--cfg", "job"]):
+        print(f"{' '.join(flags):12} {statistics.median(_command_seconds(flags) for _ in range(rounds)):6.1f} s")
+    print(f"{'first step':12} {statistics.median(_first_step_seconds() for _ in range(rounds)):6.1f} s")
+
+
+def _command_seconds(flags: list[str]) -> float:
+    began = time.time()
+    subprocess.run([sys.executable, ROOT / "train.py", *flags], check=True, stdout=subprocess.DEVNULL)
+    return time.time() - began
+
+
+def _first_step_seconds() -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [f"paths.outputs={folder}", "trainer.checkpoint_every_n_steps=1", "trainer.max_steps=1"]
+        few = ["evaluation.taus=[500]", "tau=500", "evaluation.images=2", "evaluation.fine_images=1"]
+        began = time.time()
+        command = [sys.executable, ROOT / "train.py", *settings, *few]
+        environment = {**os.environ, "WANDB_MODE": "offline"}
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        (checkpoint,) = Path(folder).glob("models/*/last.ckpt")
+        return checkpoint.stat().st_mtime - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["training", "startup"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60, help="of each loop in each round (training)")
+    arguments = parser.parse_args()
+    if arguments.what == "training":
+        training(arguments.rounds, arguments.steps)
+    else:
+        startup(arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The real command, end to end, and what bad input gets."""
+
+import csv
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+import train
+from skipstone.command import main
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = [
+    "cell",
+    "schedule",
+    "solver",
+    "sigma",
+    "to_data",
+    "clip_x0",
+    "tau",
+    "eta",
+    "nfe",
+    "images",
+    "solver_rmse",
+    "fd_random",
+    "kid_random",
+    "kid_random_std",
+    "fd_random_floor",
+    "kid_random_floor",
+    "seconds",
+    "images_per_second",
+]
+
+
+def run(*arguments, **how):
+    command = [sys.executable, "train.py", "experiment=smoke", *map(str, arguments)]
+    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **how)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def first(outputs):
+    """One training and sampling with the default logger, offline."""
+    done = run(f"paths.outputs={outputs}", "schedule=exp", "eta=0.5")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def run_folder(done):
+    return Path(re.search(r"Look next at (\S+)/report.html", done.stdout.replace("\n", "")).group(1))
+
+
+def test_a_run_leaves_every_file_that_the_design_names(outputs, first):
+    folder = run_folder(first)
+    assert folder.parent.parent == outputs / "runs"
+    for name in ("train.log", "evaluation.csv", "curves.png", "report.html", ".hydra/config.yaml"):
+        assert (folder / name).stat().st_size > 0, name
+    (model,) = (outputs / "models").iterdir()
+    for name in ("config.yaml", "last.ckpt", "ema.safetensors", "metrics.csv", "DONE"):
+        assert (model / name).stat().st_size > 0, name
+    with (folder / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS
+    assert [(row["tau"], row["eta"]) for row in rows] == [
+        ("2", "0.0"),
+        ("4", "0.0"),
+        ("2", "1.0"),
+        ("4", "1.0"),
+        ("4", "0.5"),
+    ]
+    assert all(float(row["fd_random_floor"]) > 0 for row in rows)
+    assert [row["solver_rmse"] == "" for row in rows] == [False, False, True, True, True]
+    for row in rows:
+        assert Image.open(folder / "samples" / f"{row['cell']}.png").size[0] >= 400 // 2
+    assert len(list((folder / "training").glob("*.png"))) == 4 * 2  # two cells at each of four validations
+    assert len(list((folder / "wandb").glob("offline-run-*/*.wandb"))) == 2  # training and sampling, one run each
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1 + len(rows)
+    assert not re.search(r"(src|href)=\"http", page)
+
+
+def test_a_second_run_with_another_tau_only_samples(outputs, first):
+    (model,) = (outputs / "models").iterdir()
+    before = (model / "ema.safetensors").stat().st_mtime_ns
+    done = run(f"paths.outputs={outputs}", "schedule=uniform", "tau=3", "eta=1.0", "logger=csv")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (outputs / "models").iterdir()] == [model.name]
+    assert (model / "ema.safetensors").stat().st_mtime_ns == before
+    assert not (run_folder(done) / "training").exists()
+    assert (run_folder(done) / "sample" / "metrics.csv").is_file()
+    assert run_folder(done) != run_folder(first)
+
+
+def test_runs_that_differ_in_their_evaluation_alone_store_the_same_weights(outputs, first, tmp_path):
+    done = run(f"paths.outputs={tmp_path}", "schedule=uniform", "tau=2", "evaluation.images=4", "logger=none")
+    assert done.returncode == 0, done.stderr
+    weights = [next((folder / "models").glob("*/ema.safetensors")) for folder in (outputs, tmp_path)]
+    assert weights[0].parent.name == weights[1].parent.name
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_multirun_trains_once(outputs, first):
+    done = run("-m", f"paths.outputs={outputs}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "logger=none")
+    assert done.returncode == 0, done.stderr
+    assert len(list((outputs / "models").iterdir())) == 1
+    assert len(list((outputs / "sweeps").glob("*/*/*/evaluation.csv"))) == 4
+
+
+def test_wandb_is_imported_only_when_chosen(tmp_path):
+    probe = "import sys, runpy; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
+    probe = f"import atexit, sys; atexit.register(lambda: print('wandb' in sys.modules)); {probe}"
+    arguments = ["experiment=smoke", "logger=csv", f"paths.outputs={tmp_path}", "trainer.max_steps=1"]
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "False"
+
+
+def test_help_and_cfg_do_without_torch():
+    for flag in (["--help"], ["--cfg", "job"]):
+        probe = "import atexit, sys, runpy; sys.argv[0] = 'train.py'; "
+        probe += (
+            "atexit.register(lambda: print('torch' in sys.modules)); runpy.run_path('train.py', run_name='__main__')"
+        )
+        done = subprocess.run([sys.executable, "-c", probe, *flag], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stdout.split()[-1] == "False"
+        assert "schedule" in done.stdout
+
+
+BAD = [
+    (["schedule=expo"], r"schedule=expo is unknown: choose one of exp, uniform"),
+    (["solver=euler"], r"solver=euler is unknown: choose one of ddim"),
+    (["dataset=mnsit"], r"dataset=mnsit is unknown: choose one of cifar10, .*mnist5k"),
+    (["tua=7"], r"there is no key tua \(in tua=7\): did you mean .*tau"),
+    (["trainer.max_step=7"], r"no key trainer.max_step .*did you mean trainer.max_steps"),
+    (["tau=0"], r"tau=0 is not allowed with schedule=uniform: tau is a stride there, an integer in 1 \.\.\. 19"),
+    (["tau=20"], r"tau=20 .*1 \.\.\. 19"),
+    (["schedule=exp", "tau=21"], r"tau=21 .*schedule=exp.*count.*1 \.\.\. 20"),
+    (["tau=ten"], r"tau='ten' is not allowed"),
+    (["tau=2.5"], r"tau=2.5 is not allowed"),
+    (["eta=-0.5"], r"eta=-0.5 is not allowed: eta is a number of at least 0"),
+    (["eta=1.5"], r"eta=1.5 is not allowed with solver.sigma=paper.*choose eta in \[0, 1\]"),
+    (["eta=much"], r"eta='much' is not allowed"),
+    (
+        ["solver.sigma=adjacent", "eta=1.0"],
+        r"solver.sigma=adjacent .* at the step from t=\d+ to -?\d+ .*use solver.sigma=paper",
+    ),
+    (["dataset.image_size=27"], r"dataset.image_size=27 is not divisible by model.patch=2"),
+    (["dataset.image_size=4"], r"dataset.image_size=4 is too small"),
+    (["dataset=folder"], r"dataset=folder needs dataset.root"),
+    (["dataset=folder", "dataset.root={tmp}/nowhere"], r"nowhere is not a folder"),
+    (["dataset=folder", "dataset.root={tmp}/empty"], r"empty holds no images"),
+    (["dataset=folder", "dataset.root={tmp}/broken"], r"broken/b\.png cannot be read as an image"),
+    (["dataset=mnist", "dataset.root={tmp}/none"], r"holds no readable MNIST and it could not be downloaded"),
+    (["dataset.held_out=5000"], r"dataset.held_out=5000 must lie in 1"),
+    (["noise.beta_1=0"], r"noise.beta_1=0 and noise.beta_T=0.02 must satisfy"),
+    (["noise.num_steps=1"], r"noise.num_steps=1 must be an integer of at least 2"),
+    (["training.decay=linear"], r"training.decay='linear' is unknown"),
+    (["training.batch_size=0"], r"training.batch_size=0 must be at least 1"),
+    (["evaluation.images=1"], r"evaluation.images=1 must lie in 2"),
+    (["evaluation.taus=[2,99]"], r"tau=99 is not allowed"),
+    (["trainer.accelerator=gpu"], r"asks for CUDA, and there is none here"),
+    (["trainer.accelerator=tpu"], r"choose auto, cpu or gpu"),
+    (["paths.outputs=/dev/null/x"], r"Not a directory at /dev/null.*paths.outputs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), BAD, ids=lambda value: "-".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch, capsys):
+    if arguments == ["trainer.accelerator=gpu"]:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "broken" / "a.png")
+    (tmp_path / "broken" / "b.png").write_bytes(b"no image")
+    for proxy in ("http_proxy", "https_proxy"):  # no network: connections are refused at once
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    outputs = f"paths.outputs={tmp_path}/outputs"
+    monkeypatch.setattr(sys, "argv", ["train.py", "experiment=smoke", "logger=none", outputs, *arguments])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stopped:
+        main(train.job)
+    assert stopped.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.search(said, line), line
+    assert not list(tmp_path.glob("outputs/models/*/DONE"))
+
+
+def test_a_full_disk_gets_one_sentence_and_keeps_what_was_there(outputs, first):
+    (model,) = (outputs / "models").iterdir()
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    limit = 20_000  # bytes a file; smaller than a checkpoint, larger than a log
+    full = dict(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    done = run(f"paths.outputs={outputs}", "fresh=true", "logger=none", **full)
+    assert done.returncode == 1
+    assert re.search(r"^error: .*paths\.outputs", done.stderr, re.MULTILINE), done.stderr
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+import skipstone
+from skipstone import UNet, runs
+from skipstone.data import ImageSet
+
+MODEL = {"_target_": "skipstone.UNet", "image_size": 8, "channels": 1, "base": 8, "multipliers": [1, 2]}
+CONFIG = {
+    "model": MODEL,
+    "noise": {"_target_": "skipstone.noise.linear", "num_steps": 20},
+    "training": {"steps": 3, "batch_size": 4},
+    "trainer": {"max_steps": 3, "precision": "32-true", "accelerator": "cpu", "devices": 1, "compile": False},
+    "seed": 0,
+    "tau": 5,
+    "eta": 0.0,
+}
+
+
+def images(seed=0):
+    pixels = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return ImageSet("random", pixels[:4], pixels[4:])
+
+
+def build():
+    return UNet(**{name: value for name, value in MODEL.items() if name != "_target_"})
+
+
+def key(data=None, **changed):
+    return runs.model_key(runs.weights_config({**CONFIG, **changed}, data or images()))
+
+
+def test_the_key_changes_with_what_changes_the_weights_and_with_nothing_else():
+    changes = [
+        dict(model={**MODEL, "base": 16}),
+        dict(noise={**CONFIG["noise"], "num_steps": 30}),
+        dict(training={**CONFIG["training"], "batch_size": 8}),
+        dict(trainer={**CONFIG["trainer"], "max_steps": 4}),
+        dict(trainer={**CONFIG["trainer"], "precision": "bf16-mixed"}),
+        dict(seed=1),
+        dict(data=images(1)),
+    ]
+    keys = [key(**change) for change in changes]
+    assert len({key(), *keys}) == 1 + len(changes)
+    for irrelevant in (
+        dict(tau=7),
+        dict(eta=1.0),
+        dict(schedule="exp"),
+        dict(trainer={**CONFIG["trainer"], "accelerator": "cuda", "devices": 2, "compile": True}),
+    ):
+        assert key(**irrelevant) == key()
+
+
+def test_a_model_is_trained_once_and_anew_only_when_fresh(tmp_path):
+    store = runs.ModelStore(tmp_path)
+    weights = runs.weights_config(CONFIG, images())
+    trained = []
+
+    def train(folder):
+        trained.append(folder)
+        return build()
+
+    folder = store.ensure(weights, train)
+    assert store.ensure(weights, train) == folder
+    assert len(trained) == 1
+    first = load_file(folder / "ema.safetensors")
+    assert store.ensure(weights, train, fresh=True) == folder
+    assert len(trained) == 2
+    assert not torch.equal(first["conv_in.weight"], load_file(folder / "ema.safetensors")["conv_in.weight"])
+    assert [path.name for path in store.root.iterdir()] == [folder.name]
+
+
+def test_a_fresh_training_that_fails_leaves_the_old_model_alone(tmp_path):
+    store = runs.ModelStore(tmp_path)
+    weights = runs.weights_config(CONFIG, images())
+    folder = store.ensure(weights, lambda _: build())
+    before = (folder / "ema.safetensors").read_bytes()
+    with pytest.raises(RuntimeError, match="no luck"):
+        store.ensure(weights, lambda _: (_ for _ in ()).throw(RuntimeError("no luck")), fresh=True)
+    assert (folder / "ema.safetensors").read_bytes() == before
+    assert store.finished(folder.name)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return runs.ModelStore(tmp_path).ensure(runs.weights_config(CONFIG, images()), lambda _: build())
+
+
+def test_load_gives_the_network_and_its_process(model):
+    net, process = skipstone.load(str(model))
+    assert process.num_steps == 20
+    assert not net.training
+    state = load_file(model / "ema.safetensors")
+    assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
+
+
+def test_what_is_no_model_is_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished model"):
+        skipstone.load(tmp_path)
+    weights = (model / "ema.safetensors").read_bytes()
+    (model / "ema.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        skipstone.load(model)
+    save_file({"other": torch.zeros(1)}, model / "ema.safetensors")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        skipstone.load(model)
+
+
+@pytest.mark.parametrize("target", ["os.system", "skipstone.runs.shutil.rmtree", "builtins.eval"])
+def test_a_config_that_asks_for_foreign_code_is_refused(model, target):
+    config = OmegaConf.load(model / "config.yaml")
+    config.model = {"_target_": target, "command": "true"}
+    OmegaConf.save(config, model / "config.yaml")
+    with pytest.raises(ValueError, match="does not build"):
+        skipstone.load(model)
