@@ -50,9 +50,7 @@ def sentence(error: BaseException) -> str:
         return _composition_sentence(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f" at {error.filename}" if error.filename else ""
-        return (
-            f"{error.strerror}{where}: make room or get access there, or set paths.outputs to another folder."
-        )
+        return f"{error.strerror}{where}: make room or get access there, or set paths.outputs to another folder."
     return " ".join(str(error).split("\n    full_key")[0].split())
 
 
