@@ -10,12 +10,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of torch wou
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from skipstone.command import main
+from skipstone.command import CONF, main
 
 OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> None:
     """One invocation, or one job of a multirun."""
     from skipstone.job import run  # imports torch and Lightning, which --help and --cfg do without

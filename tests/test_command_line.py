@@ -111,7 +111,7 @@ def test_runs_that_differ_in_their_evaluation_alone_store_the_same_weights(outpu
 
 
 def test_a_multirun_trains_once(outputs, first):
-    done = run("-m", f"paths.outputs={outputs}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "logger=none")
+    done = run(f"paths.outputs={outputs}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "logger=none", "-m")
     assert done.returncode == 0, done.stderr
     assert len(list((outputs / "models").iterdir())) == 1
     assert len(list((outputs / "sweeps").glob("*/*/*/evaluation.csv"))) == 4
@@ -191,7 +191,7 @@ def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch, cap
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     outputs = f"paths.outputs={tmp_path}/outputs"
     monkeypatch.setattr(sys, "argv", ["train.py", "experiment=smoke", "logger=none", outputs, *arguments])
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as stopped:
         main(train.job)

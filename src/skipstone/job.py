@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
@@ -13,9 +14,10 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skipstone import metrics, runs
+from skipstone import metrics, philox, runs
 from skipstone.data import ImageSet
 from skipstone.evaluation import Result, build_cells, evaluate
+from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
 from skipstone.report import page, pictures, table
 from skipstone.training import hardware, tracking
@@ -36,7 +38,7 @@ def run(config: DictConfig) -> list[Result]:
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
     process = ForwardProcess(instantiate(config.noise))
     cells = build_cells(config, process, config.evaluation.taus, config.evaluation.etas)
-    net: nn.Module = instantiate(config.model)
+    net = _network(config)
     images: ImageSet = instantiate(config.dataset)
     proxies = _proxies(config, images, config.evaluation.images)
 
@@ -54,6 +56,13 @@ def run(config: DictConfig) -> list[Result]:
         results = evaluate(net, shown, images.shape, proxies, fine=fine, **options)
     _report(config, plain, results, folder, model_folder)
     return results
+
+
+def _network(config: DictConfig) -> nn.Module:
+    """The network with its first weights, which are a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(philox.fold(config.seed, Stream.WEIGHTS, 0))
+        return instantiate(config.model)
 
 
 def _train(

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     TRAIN_DROPOUT = 6
     VALIDATION = 7
     SUBSETS = 8  # which features a kernel distance draws
+    WEIGHTS = 9  # a network's first weights
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -95,6 +96,6 @@ def normal(
 
 
 def fold(seed: int, stream: Stream, step: int) -> int:
-    """A 63-bit seed for generators that we do not own (torch.randperm, dropout), from (seed, stream, step)."""
+    """A 63-bit seed from (seed, stream, step), for generators that we do not own: torch's own layers and shuffles."""
     high, low = words(seed, stream, torch.zeros(1, dtype=torch.int64), step, 2)[0].tolist()
     return (high << 32 | low) >> 1
