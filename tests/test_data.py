@@ -77,7 +77,7 @@ def test_a_folder_takes_every_mode_and_size(tmp_path):
     centres = sorted(tuple(image[:, 4, 4].tolist()) for image in torch.cat([images.train, images.held_out]))
     expected = [(0, 0, 0), (100, 100, 100), (156, 156, 156), (254, 0, 0), (255, 255, 255), (255, 255, 255)]
     assert np.abs(np.array(centres) - np.array(expected)).max() <= 3  # JPEG and colour management
-    grey = read_folder(tmp_path, channels=1, image_size=5)
+    grey = read_folder(tmp_path, channels=1, image_size=5, held_out=0.2)
     assert grey.train.shape == (5, 1, 5, 5)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 class EMA(WeightAveraging):
     """Exponential moving average of the weights after every step, with warm-up.
 
-    decay: its final value; after k updates it is min(decay, (1 + k) / (10 + k)), so that the random first weights are
-    forgotten at once. Validation sees the averaged weights; callbacks that read the weights at validation's end must
-    be listed before this one. Buffers are left alone: nothing in our networks gathers statistics there.
+    decay: its final value; the k-th update's is min(decay, (1 + k) / (10 + k)), and the first copies, so that the
+    random first weights are forgotten at once. Validation sees the averaged weights; callbacks that read the weights
+    at validation's end must be listed before this one. Buffers are left alone: nothing in our networks gathers
+    statistics there.
     """
 
     def __init__(self, decay: float) -> None:

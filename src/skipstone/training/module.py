@@ -18,6 +18,9 @@ from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
 from skipstone.training.data import VALIDATION_BATCH
 
+# Multiples of it, modulo 1, fill [0, 1) evenly however many there are.
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -86,8 +89,8 @@ class DiffusionModule(lightning.LightningModule):
         index = torch.arange(len(images), device=self.device) + batch_index * VALIDATION_BATCH
         index = index * self.trainer.world_size + self.global_rank
         x0 = to_unit(images)
-        t = (philox.uniform(self.seed, Stream.VALIDATION, index) * self.process.num_steps).long()
-        eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:], step=1)
+        t = (index.double() * _GOLDEN % 1 * self.process.num_steps).long()
+        eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
         losses = (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
         self.log("val/loss", losses.mean(), batch_size=len(images), prog_bar=True, sync_dist=True)
         bins = t * len(self.losses) // self.process.num_steps
