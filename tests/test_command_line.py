@@ -3,7 +3,6 @@
 import csv
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +37,21 @@ COLUMNS = [
 ]
 
 
+def python(*arguments, shell="exec"):
+    """A fresh interpreter at the repository's root, started by a line of bash; one that hangs fails its test."""
+    return subprocess.run(
+        ["bash", "-c", f'{shell} "$@"', "bash", sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
 def run(*arguments, **how):
-    command = [sys.executable, "train.py", "experiment=smoke", *map(str, arguments)]
-    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **how)
+    return python("train.py", "experiment=smoke", *arguments, **how)
 
 
 @pytest.fixture(scope="module")
@@ -117,25 +127,28 @@ def test_a_multirun_trains_once(outputs, first):
     assert len(list((outputs / "sweeps").glob("*/*/*/evaluation.csv"))) == 4
 
 
+# Runs train.py as a script and prints, last of all, which of the named modules it has imported.
+PROBE = """
+import atexit, runpy, sys
+names, sys.argv = sys.argv[1].split(","), ["train.py", *sys.argv[2:]]
+atexit.register(lambda: print("imported:", [name for name in names if name in sys.modules]))
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
 def test_wandb_is_imported_only_when_chosen(tmp_path):
-    probe = "import sys, runpy; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
-    probe = f"import atexit, sys; atexit.register(lambda: print('wandb' in sys.modules)); {probe}"
     arguments = ["experiment=smoke", "logger=csv", f"paths.outputs={tmp_path}", "trainer.max_steps=1"]
-    done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", PROBE, "wandb", *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "False"
+    assert done.stdout.splitlines()[-1] == "imported: []"
 
 
-def test_help_and_cfg_do_without_torch():
-    for flag in (["--help"], ["--cfg", "job"]):
-        probe = "import atexit, sys, runpy; sys.argv[0] = 'train.py'; "
-        probe += (
-            "atexit.register(lambda: print('torch' in sys.modules)); runpy.run_path('train.py', run_name='__main__')"
-        )
-        done = subprocess.run([sys.executable, "-c", probe, *flag], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0
-        assert done.stdout.split()[-1] == "False"
-        assert "schedule" in done.stdout
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_help_and_cfg_do_without_torch(flags):
+    done = python("-c", PROBE, "torch,lightning", *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported: []"
+    assert "schedule" in done.stdout
 
 
 BAD = [
@@ -204,9 +217,8 @@ def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch, cap
 def test_a_full_disk_gets_one_sentence_and_keeps_what_was_there(outputs, first):
     (model,) = (outputs / "models").iterdir()
     before = {path.name: path.read_bytes() for path in model.iterdir()}
-    limit = 20_000  # bytes a file; smaller than a checkpoint, larger than a log
-    full = dict(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    done = run(f"paths.outputs={outputs}", "fresh=true", "logger=none", **full)
+    # KiB a file: smaller than a checkpoint, larger than a log
+    done = run(f"paths.outputs={outputs}", "fresh=true", "logger=none", shell="ulimit -f 20; exec")
     assert done.returncode == 1
     assert re.search(r"^error: .*paths\.outputs", done.stderr, re.MULTILINE), done.stderr
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
