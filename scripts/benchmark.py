@@ -49,8 +49,9 @@ def _module():  # noqa: ANN202
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train")
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
-    recipe = Recipe(**{name: value for name, value in config.training.items() if name != "steps"})
+    recipe = Recipe(**config.training)
     torch.manual_seed(0)
+    hardware.use_threads(trainer["threads"])
     net = hardware.place(instantiate(config.model), trainer)
     module = DiffusionModule(net, ForwardProcess(instantiate(config.noise)), recipe, 0, config.dataset.flip)
     return module, instantiate(config.dataset), trainer

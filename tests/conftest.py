@@ -7,8 +7,11 @@ os.environ["WANDB_MODE"] = "offline"
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from skipstone import ForwardProcess, UNet, noise
+from skipstone.command import CONF
 
 
 @pytest.fixture
@@ -25,3 +28,16 @@ def net():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return net
+
+
+@pytest.fixture
+def composed():
+    """Hydra's composition, as train.py gets it: composed("schedule=exp", ...)."""
+    if not OmegaConf.has_resolver("pid"):
+        OmegaConf.register_new_resolver("pid", os.getpid)
+
+    def with_overrides(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    return with_overrides

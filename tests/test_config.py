@@ -1,10 +1,6 @@
 """Every option of every group composes and instantiates."""
 
-import os
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
@@ -18,20 +14,13 @@ from skipstone.training.module import Recipe
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
 
-def composed(*overrides):
-    if not OmegaConf.has_resolver("pid"):
-        OmegaConf.register_new_resolver("pid", os.getpid)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
-
-
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_instantiates(group, option, tmp_path):
+def test_every_option_instantiates(group, option, tmp_path, composed):
     config = composed(f"{group}={option}", f"paths.outputs={tmp_path}")
     process = ForwardProcess(instantiate(config.noise))
     assert build_cells(config, process, config.evaluation.taus, config.evaluation.etas)
     assert build_cells(config, process, config.evaluation.training.taus, config.evaluation.training.etas)
-    Recipe(**{name: value for name, value in config.training.items() if name != "steps"})
+    Recipe(**config.training)
     instantiate(config.model)
     assert callable(instantiate(config.metrics).func)
     get_method(config.dataset._target_)
@@ -41,14 +30,14 @@ def test_every_option_instantiates(group, option, tmp_path):
         build_trainer(hardware.resolve(trainer), logger=False, callbacks=[])
 
 
-def test_each_schedule_sets_its_own_tau_and_a_typed_one_wins():
+def test_each_schedule_sets_its_own_tau_and_a_typed_one_wins(composed):
     assert composed().tau == 20
     assert composed("schedule=exp").tau == 50
     assert composed("schedule=exp", "tau=7").schedule.tau == 7
     assert composed("experiment=smoke").tau == 4
 
 
-def test_the_users_own_cell_is_always_one_of_the_cells(process):
+def test_the_users_own_cell_is_always_one_of_the_cells(process, composed):
     config = composed("schedule=exp", "tau=33", "eta=0.25")
     cells = build_cells(config, process, [10, 20], [0.0, 1.0])
     assert len(cells) == 5
@@ -59,11 +48,6 @@ def test_the_users_own_cell_is_always_one_of_the_cells(process):
     assert inside[0].table.nfe == len(schedules.Uniform(10)(1000))
 
 
-def test_a_model_takes_its_image_form_from_the_data_set():
+def test_a_model_takes_its_image_form_from_the_data_set(composed):
     config = composed("dataset=cifar10")
     assert (config.model.image_size, config.model.channels) == (32, 3)
-
-
-def test_the_readme_names_every_group():
-    readme = (Path(CONF).parent / "README.md").read_text()
-    assert all(f"`{group}`" in readme for group in {group for group, _ in OPTIONS})

@@ -11,7 +11,7 @@ MODEL = {"_target_": "skipstone.UNet", "image_size": 8, "channels": 1, "base": 8
 CONFIG = {
     "model": MODEL,
     "noise": {"_target_": "skipstone.noise.linear", "num_steps": 20},
-    "training": {"steps": 3, "batch_size": 4},
+    "training": {"batch_size": 4},
     "trainer": {"max_steps": 3, "precision": "32-true", "accelerator": "cpu", "devices": 1, "compile": False},
     "seed": 0,
     "tau": 5,

@@ -36,6 +36,7 @@ def run(config: DictConfig) -> list[Result]:
     folder = Path(HydraConfig.get().runtime.output_dir)
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
+    hardware.use_threads(trainer["threads"])
     process = ForwardProcess(instantiate(config.noise))
     cells = build_cells(config, process, config.evaluation.taus, config.evaluation.etas)
     net = _network(config)
@@ -86,7 +87,7 @@ def _train(
             net,
             process,
             images,
-            Recipe(**{name: value for name, value in config.training.items() if name != "steps"}),
+            Recipe(**config.training),
             plain["trainer"],
             config.seed,
             model_folder,

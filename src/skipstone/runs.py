@@ -31,7 +31,7 @@ _WEIGHTS, _CONFIG, _DONE, _CHECKPOINT = "ema.safetensors", "config.yaml", "DONE"
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
 _WEIGHTLESS = (
     "accelerator", "devices", "num_nodes", "strategy", "compile", "val_check_interval", "log_every_n_steps",
-    "checkpoint_every_n_steps",
+    "checkpoint_every_n_steps", "threads",
 )  # fmt: skip
 
 # What `load` builds from a config.yaml, which may come from anywhere.
@@ -48,7 +48,7 @@ def weights_config(config: dict[str, Any], images: ImageSet) -> dict[str, Any]:
         "dataset": {"name": images.name, "fingerprint": images.fingerprint, "flip": images.flip},
         "model": config["model"],
         "noise": config["noise"],
-        "training": {k: v for k, v in config["training"].items() if k != "steps"},  # trainer.max_steps says it
+        "training": config["training"],
         "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
         "seed": config["seed"],
     }

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,15 +22,16 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
 
 
 def print_table(results: Sequence[Result]) -> None:
-    """The cells on the terminal, the user's own in bold; the floors stand in the headings."""
+    """The cells on the terminal, the user's own in bold, and below them what as many real images score."""
     first = results[0].row
-    table = Table(title=f"{first['images']} images a cell, the same start noise in each")
+    table = Table(title=f"{first['images']} images a cell, the same start noise in each", box=box.SIMPLE_HEAD)
     for name in _SHOWN:
-        floor = first.get(f"{name}_floor")
-        table.add_column(name if floor is None else f"{name}\n(floor {floor:.3g})", justify="right")
+        table.add_column(name, justify="right")
     for result in results:
-        cells = [_show(result.row[name]) for name in _SHOWN]
-        table.add_row(*cells, style="bold" if result.cell.own else None)
+        table.add_row(*(_show(result.row[name]) for name in _SHOWN), style="bold" if result.cell.own else None)
+    floors = [_show(first[f"{name}_floor"]) if f"{name}_floor" in first else "" for name in _SHOWN[1:]]
+    table.add_section()
+    table.add_row("floor", *floors, style="dim")
     Console().print(table)
 
 

@@ -87,7 +87,7 @@ def build_trainer(
     trainer_config: dict[str, Any], logger: list[Logger] | bool, callbacks: list[Callback]
 ) -> lightning.Trainer:
     """Lightning's Trainer from a resolved trainer group; training is one epoch of max_steps batches."""
-    ours = ("compile", "checkpoint_every_n_steps")
+    ours = ("compile", "threads", "checkpoint_every_n_steps")
     return lightning.Trainer(
         **{name: value for name, value in trainer_config.items() if name not in ours},
         max_epochs=1,

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+_THREADS = torch.get_num_threads()
+
 
 def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     """The trainer settings with accelerator, precision and compile made concrete; the rest is passed through.
@@ -27,6 +29,11 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     if trainer["compile"] == "auto":
         concrete["compile"] = gpu
     return {**trainer, **concrete}
+
+
+def use_threads(n: int | None) -> None:
+    """Let torch use n threads on the CPU, or None for as many as it would by itself; never more than those."""
+    torch.set_num_threads(min(n or _THREADS, _THREADS))
 
 
 def device(trainer: dict[str, Any]) -> torch.device:

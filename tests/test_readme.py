@@ -1,0 +1,35 @@
+"""What the README says is so."""
+
+import re
+import shlex
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from skipstone.command import CONF
+from skipstone.runs import ModelStore
+
+README = (CONF.parent / "README.md").read_text()
+COMMANDS = re.findall(r"^    python train.py (.*?)(?: +#.*)?$", README, re.MULTILINE)
+
+
+def test_the_table_lists_every_option_of_every_group():
+    listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", README, re.MULTILINE))
+    there = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in CONF.iterdir() if folder.is_dir()}
+    assert {group: set(options.split(", ")) for group, options in listed.items()} == there
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_every_command_composes(arguments, composed):
+    overrides = [word for word in shlex.split(arguments) if not word.startswith("-") and word != "job"]
+    composed(*(override.split(",")[0] for override in overrides))
+
+
+def test_the_python_example_runs(tmp_path, capsys, composed):
+    config = OmegaConf.to_container(composed("model.base=8"), resolve=True)
+    weights = {"dataset": {"name": "mnist5k"}, "model": config["model"], "noise": config["noise"]}
+    folder = ModelStore(tmp_path).ensure(weights, lambda _: instantiate(config["model"]))
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(example.replace("outputs/models/<key>", str(folder)), {})
+    assert len(capsys.readouterr().out.splitlines()) == 50
