@@ -37,12 +37,17 @@ COLUMNS = [
 ]
 
 
+# Of a user who is not logged in to W&B, whoever runs the tests.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
+
+
 def python(*arguments, shell="exec"):
     """A fresh interpreter at the repository's root, started by a line of bash; one that hangs fails its test."""
     return subprocess.run(
         ["bash", "-c", f'{shell} "$@"', "bash", sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

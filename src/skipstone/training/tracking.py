@@ -17,12 +17,10 @@ def wandb(
 
     run_id: None lets W&B choose. W&B is imported here and not before.
     """
+    os.environ.setdefault("WANDB_SILENT", "true")  # read at import; our own closing line says where to look
     import wandb as client
     from lightning.pytorch.loggers import WandbLogger
 
-    os.environ.setdefault("WANDB_SILENT", "true")  # our own closing line says where to look
-    if "WANDB_MODE" not in os.environ:
-        os.environ["WANDB_MODE"] = "online" if client.api.api_key else "offline"
     dataset, schedule = config["dataset"]["name"], config["schedule"]["_target_"].rsplit(".", 1)[-1].lower()
     tags = [dataset] if job_type == "train" else [dataset, schedule, f"tau={config['tau']}", f"eta={config['eta']}"]
     return WandbLogger(
@@ -31,6 +29,7 @@ def wandb(
         id=run_id,
         name=run_id,
         save_dir=str(directory),
+        mode=None if "WANDB_MODE" in os.environ or client.login(prompt=False) else "offline",
         job_type=job_type,
         tags=tags,
         config=config,
