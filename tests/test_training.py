@@ -1,3 +1,4 @@
+import csv
 import itertools
 import math
 
@@ -15,6 +16,7 @@ from skipstone.training.module import Recipe, stratified_t
 TRAINER = dict(
     accelerator="cpu",
     devices=1,
+    strategy="auto",
     precision="32-true",
     compile=False,
     max_steps=6,
@@ -35,11 +37,11 @@ def images():
     return ImageSet("random", pixels[:16], pixels[16:], flip=True)
 
 
-def train(images, folder, callbacks=(), recipe=RECIPE, **trainer):
+def train(images, folder, callbacks=(), recipe=RECIPE, dropout=0.1, **trainer):
     torch.manual_seed(1)
-    net = UNet(8, 1, base=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1)
+    net = UNet(8, 1, base=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=dropout)
     process = ForwardProcess(noise.linear(50))
-    return fit(net, process, images, recipe, TRAINER | trainer, 0, folder, callbacks=callbacks)
+    return fit(net, process, images, recipe, hardware.resolve(TRAINER | trainer), 0, folder, callbacks=callbacks)
 
 
 def same(a, b):
@@ -99,6 +101,19 @@ def test_a_training_that_was_cut_off_resumes_to_the_same_weights(images, tmp_pat
     assert same(whole, train(images, tmp_path / "cut"))
     curves = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "cut")]
     assert sorted(line for line in curves[0]) == sorted(line for line in curves[1])
+
+
+def test_two_devices_train_what_one_trains(images, tmp_path):
+    """The same images, t and eps in every step, the same validation; only the order of the sums differs."""
+    one = train(images, tmp_path / "one", dropout=0.0)
+    two = train(images, tmp_path / "two", dropout=0.0, devices=2)
+    torch.testing.assert_close(flat(two), flat(one), rtol=0, atol=2e-5)
+    curves = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")]
+    assert curves[0][0] == curves[1][0]
+    for a, b in zip(*(list(csv.DictReader(lines)) for lines in curves), strict=True):
+        for name in a:
+            if name.startswith("val/loss_t") and a[name]:
+                assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-4)
 
 
 def test_checkpoints_hold_plain_containers(images, tmp_path):

@@ -49,7 +49,7 @@ def run(config: DictConfig) -> list[Result]:
     model_folder = store.ensure(weights, train, config.fresh)
 
     net.load_state_dict(load_file(model_folder / "ema.safetensors"))
-    net = hardware.place(net.to(hardware.device(trainer)), trainer)
+    net = hardware.place(net, trainer)
     options = {"seed": config.seed, "batch_size": config.evaluation.batch_size}
     with hardware.autocast(trainer):
         fine = _fine_solution(net, process, model_folder, config, images.shape)

@@ -1,6 +1,7 @@
 """Distances between two sets of features, computed by torchmetrics in float64.
 
 torchmetrics couples a distance to a feature extractor; ours have extracted already, so it is given the identity.
+Where several processes train, only one of them samples and measures, so the metrics are not to wait for the others.
 """
 
 import warnings
@@ -18,7 +19,7 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to two sets (Heusel et al. 2017). float64 [N, d] each, N ≥ 2."""
     identity = nn.Identity()
     identity.num_features = real.shape[1]
-    metric = FrechetInceptionDistance(feature=identity)
+    metric = FrechetInceptionDistance(feature=identity, sync_on_compute=False)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return float(metric.compute())
@@ -34,7 +35,9 @@ def kernel(real: Tensor, fake: Tensor, subsets: int, subset_size: int, seed: int
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save")
         torch.manual_seed(philox.fold(seed, Stream.SUBSETS, 0))
-        metric = KernelInceptionDistance(feature=nn.Identity(), subsets=subsets, subset_size=size)
+        metric = KernelInceptionDistance(
+            feature=nn.Identity(), subsets=subsets, subset_size=size, sync_on_compute=False
+        )
         metric.update(real, real=True)
         metric.update(fake, real=False)
         mean, spread = metric.compute()

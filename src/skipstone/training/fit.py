@@ -42,7 +42,9 @@ def fit(
     _quiet()
     resumed = runs.checkpoint(folder)
     curve = _training_curve(folder, resumed)
-    module = DiffusionModule(hardware.place(net, trainer_config), process, recipe, seed, images.flip)
+    module = DiffusionModule(
+        hardware.layout(net), process, recipe, seed, images.flip, compiled=trainer_config["compile"]
+    )
     trainer = build_trainer(
         trainer_config,
         logger=[curve] if logger is None else [curve, logger],

@@ -28,6 +28,10 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
         concrete["precision"] = "bf16-mixed" if gpu else "32-true"
     if trainer["compile"] == "auto":
         concrete["compile"] = gpu
+    if trainer["strategy"] == "auto" and trainer["devices"] not in (1, "1"):
+        # Devices other than the first run nothing but the training; Lightning's usual strategy would start the whole
+        # command, report and all, once a device.
+        concrete["strategy"] = "ddp_spawn"
     return {**trainer, **concrete}
 
 
@@ -42,11 +46,16 @@ def device(trainer: dict[str, Any]) -> torch.device:
 
 
 def place(net: nn.Module, trainer: dict[str, Any]) -> nn.Module:
-    """The network in the memory layout that convolutions like, compiled (in place, names kept) if asked for."""
-    net = net.to(memory_format=torch.channels_last)
+    """The network on the resolved trainer's device, compiled (in place, names kept) if it says so."""
+    net = layout(net).to(device(trainer))
     if trainer["compile"]:
         net.compile()
     return net
+
+
+def layout(net: nn.Module) -> nn.Module:
+    """The network in the memory layout that convolutions like."""
+    return net.to(memory_format=torch.channels_last)
 
 
 def autocast(trainer: dict[str, Any]) -> AbstractContextManager:

@@ -1,7 +1,8 @@
 """The DDPM objective as a LightningModule (Ho et al. 2020, algorithm 1).
 
 Everything random is a function of (seed, step, position in the global batch): which t, which ε, which images are
-mirrored. A run is therefore the same on one device or two, and nothing has to be restored to resume it.
+mirrored. A run is therefore the same on one device or two (but for dropout, whose masks are drawn a device at a time),
+and nothing has to be restored to resume it.
 """
 
 import math
@@ -52,17 +53,28 @@ class Recipe:
 class DiffusionModule(lightning.LightningModule):
     """Trains an ε-predictor: minimises E ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14).
 
-    net: eps = net(x_t, t).  flip: mirror half of the training images.  bins: into how many ranges of t the
-    validation loss is told apart.
+    net: eps = net(x_t, t).  flip: mirror half of the training images.  compiled: compile the network in the process
+    that trains it.  bins: into how many ranges of t the validation loss is told apart.
     """
 
     def __init__(
-        self, net: nn.Module, process: ForwardProcess, recipe: Recipe, seed: int, flip: bool, bins: int = 10
+        self,
+        net: nn.Module,
+        process: ForwardProcess,
+        recipe: Recipe,
+        seed: int,
+        flip: bool,
+        compiled: bool = False,
+        bins: int = 10,
     ) -> None:
         super().__init__()
         self.net, self.process, self.recipe = net, process, recipe
-        self.seed, self.flip = seed, flip
+        self.seed, self.flip, self.compiled = seed, flip, compiled
         self.losses = nn.ModuleList(MeanMetric() for _ in range(min(bins, process.num_steps)))
+
+    def on_fit_start(self) -> None:
+        if self.compiled:
+            self.net.compile()  # in place: names in the state dict stay
 
     def training_step(self, images: Tensor, step: int) -> Tensor:
         """One step on this device's share of the global batch. images: uint8 [N, C, H, W]."""
@@ -80,7 +92,8 @@ class DiffusionModule(lightning.LightningModule):
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         t = stratified_t(self.seed, index, n * ranks, self.process.num_steps, step)
         eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
-        torch.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step))  # dropout has no other handle
+        # dropout has no other handle
+        torch.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step * ranks + rank))
         return (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
 
     def validation_step(self, images: Tensor, batch_index: int) -> None:
@@ -100,8 +113,10 @@ class DiffusionModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         width = self.process.num_steps / len(self.losses)
         for i, metric in enumerate(self.losses):
-            if metric.weight > 0:
-                self.log(f"val/loss_t/{round(i * width):04d}-{round((i + 1) * width) - 1:04d}", metric.compute())
+            loss = metric.compute()  # on every device, for they wait for each other here
+            if loss.isfinite():  # some t of this range was among the held-out images
+                name = f"val/loss_t/{round(i * width):04d}-{round((i + 1) * width) - 1:04d}"
+                self.log(name, loss, rank_zero_only=True)
             metric.reset()
 
     def configure_gradient_clipping(
