@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).parents[1]
-WARM_UP = 5
+WARM_UP = 10
+BLOCK = 10
 
 
 def training(rounds: int, steps: int) -> None:
@@ -59,7 +61,6 @@ def _module():  # noqa: ANN202
 
 def _fit_times(steps: int) -> list[float]:
     import lightning
-    from lightning.pytorch.callbacks import RichProgressBar
     from lightning.pytorch.loggers import CSVLogger
 
     from skipstone.training.data import ImageData
@@ -75,7 +76,7 @@ def _fit_times(steps: int) -> list[float]:
     module, images, settings = _module()
     settings |= {"max_steps": WARM_UP + steps + 1, "limit_val_batches": 0, "enable_checkpointing": False}
     with tempfile.TemporaryDirectory() as folder:
-        callbacks = [Clock(), EMA(module.recipe.ema_decay), RichProgressBar()]
+        callbacks = [Clock(), EMA(module.recipe.ema_decay)]
         trainer = build_trainer(settings, [CSVLogger(folder)], callbacks)
         trainer.fit(module, ImageData(images, module.recipe.batch_size, 0))
     return _differences(times)
@@ -95,8 +96,6 @@ def _bare_times(steps: int) -> list[float]:
     optimizer = torch.optim.AdamW(module.net.parameters(), recipe.learning_rate, weight_decay=0.0, fused=True)
     times = []
     for step, indices in enumerate(StepSampler(len(images.train), recipe.batch_size, WARM_UP + steps + 1, 0)):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
         times.append(time.perf_counter())
         optimizer.zero_grad()
         with hardware.autocast(settings):
@@ -110,7 +109,8 @@ def _bare_times(steps: int) -> list[float]:
 
 
 def _differences(times: list[float]) -> list[float]:
-    return [after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False)]
+    """Seconds a step over each block of steps: on a GPU, single steps only time how fast they are queued."""
+    return [(after - before) / BLOCK for before, after in pairwise(times[WARM_UP::BLOCK])]
 
 
 def startup(rounds: int) -> None:

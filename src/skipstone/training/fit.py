@@ -22,6 +22,8 @@ from skipstone.training.module import DiffusionModule, Recipe
 
 log = logging.getLogger(__name__)
 
+_REFRESH = 10  # steps between looks at the loss, each of which waits for the device
+
 
 def fit(
     net: nn.Module,
@@ -52,7 +54,6 @@ def fit(
             *callbacks,  # before EMA, which puts the raw weights back at validation's end
             EMA(recipe.ema_decay),
             LearningRateMonitor("step"),
-            RichProgressBar(),
             ModelCheckpoint(
                 folder,
                 save_top_k=0,
@@ -90,6 +91,8 @@ def build_trainer(
 ) -> lightning.Trainer:
     """Lightning's Trainer from a resolved trainer group; training is one epoch of max_steps batches."""
     ours = ("compile", "threads", "checkpoint_every_n_steps")
+    if trainer_config.get("enable_progress_bar", True):
+        callbacks = [*callbacks, RichProgressBar(refresh_rate=_REFRESH)]
     return lightning.Trainer(
         **{name: value for name, value in trainer_config.items() if name not in ours},
         max_epochs=1,
