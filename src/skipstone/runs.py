@@ -30,8 +30,8 @@ _WEIGHTS, _CONFIG, _DONE, _CHECKPOINT = "ema.safetensors", "config.yaml", "DONE"
 
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
 _WEIGHTLESS = (
-    "accelerator", "devices", "num_nodes", "strategy", "compile", "val_check_interval", "log_every_n_steps",
-    "checkpoint_every_n_steps", "threads",
+    "accelerator", "devices", "num_nodes", "strategy", "compile", "val_check_interval", "limit_val_batches",
+    "log_every_n_steps", "checkpoint_every_n_steps", "threads",
 )  # fmt: skip
 
 # What `load` builds from a config.yaml, which may come from anywhere.

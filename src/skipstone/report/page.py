@@ -15,8 +15,8 @@ from skipstone.evaluation import Result
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 _COLUMNS = (
-    "schedule", "tau", "eta", "nfe", "images", "solver_rmse", "fd_random", "fd_random_floor", "kid_random",
-    "kid_random_std", "kid_random_floor", "seconds", "images_per_second",
+    "schedule", "tau", "eta", "nfe", "images", "solver_rmse", "fd_random", "kid_random", "kid_random_std", "seconds",
+    "images_per_second",
 )  # fmt: skip
 
 
@@ -32,6 +32,7 @@ def write_page(results: Sequence[Result], folder: Path, config: str, model: str,
     page = environment.get_template("page.html").render(
         columns=_COLUMNS,
         results=results,
+        floors={name: results[0].row[f"{name}_floor"] for name in _COLUMNS if f"{name}_floor" in results[0].row},
         curves=_embed(folder / "curves.png"),
         grids={result.cell.name: _embed(folder / "samples" / f"{result.cell.name}.png") for result in results},
         config=config,
