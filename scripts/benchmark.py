@@ -1,4 +1,4 @@
-"""Speed here: python scripts/benchmark.py training | startup
+"""Speed here: python scripts/benchmark.py training | startup [overrides as for train.py]
 
 training: steps a second of Lightning's fit over those of a bare loop with the same module, optimizer, clip and EMA.
 startup: seconds of --help and --cfg job, and from the command to the end of the first training step.
@@ -21,23 +21,23 @@ WARM_UP = 10
 BLOCK = 10
 
 
-def training(rounds: int, steps: int) -> None:
+def training(rounds: int, steps: int, overrides: list[str]) -> None:
     """Alternate the two loops, so that both meet the same neighbours; compare medians of the steps' times."""
     import logging
 
     logging.disable(logging.WARNING)
     fit_times, bare_times = [], []
     for _ in range(rounds):
-        fit_times += _fit_times(steps)
-        bare_times += _bare_times(steps)
+        fit_times += _fit_times(steps, overrides)
+        bare_times += _bare_times(steps, overrides)
     fit, bare = statistics.median(fit_times), statistics.median(bare_times)
     print(f"bare loop    {1 / bare:7.2f} steps/s")
     print(f"trainer.fit  {1 / fit:7.2f} steps/s")
     print(f"fit / bare   {bare / fit:7.3f}   ({rounds} rounds of {steps} steps, medians)")
 
 
-def _module():  # noqa: ANN202
-    """The default job's module, data and settings."""
+def _module(overrides: list[str]):  # noqa: ANN202
+    """The job's module, data and settings."""
     import torch
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
@@ -49,7 +49,7 @@ def _module():  # noqa: ANN202
 
     OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train")
+        config = compose("train", overrides)
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     recipe = Recipe(**config.training)
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def _module():  # noqa: ANN202
     return module, instantiate(config.dataset), trainer
 
 
-def _fit_times(steps: int) -> list[float]:
+def _fit_times(steps: int, overrides: list[str]) -> list[float]:
     import lightning
     from lightning.pytorch.loggers import CSVLogger
 
@@ -73,7 +73,7 @@ def _fit_times(steps: int) -> list[float]:
         def on_train_batch_start(self, *_: object) -> None:
             times.append(time.perf_counter())
 
-    module, images, settings = _module()
+    module, images, settings = _module(overrides)
     settings |= {"max_steps": WARM_UP + steps + 1, "limit_val_batches": 0, "enable_checkpointing": False}
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [Clock(), EMA(module.recipe.ema_decay)]
@@ -82,13 +82,13 @@ def _fit_times(steps: int) -> list[float]:
     return _differences(times)
 
 
-def _bare_times(steps: int) -> list[float]:
+def _bare_times(steps: int, overrides: list[str]) -> list[float]:
     import torch
 
     from skipstone.training import hardware
     from skipstone.training.data import StepSampler
 
-    module, images, settings = _module()
+    module, images, settings = _module(overrides)
     device = hardware.device(settings)
     module.to(device)
     recipe = module.recipe
@@ -113,11 +113,11 @@ def _differences(times: list[float]) -> list[float]:
     return [(after - before) / BLOCK for before, after in pairwise(times[WARM_UP::BLOCK])]
 
 
-def startup(rounds: int) -> None:
+def startup(rounds: int, overrides: list[str]) -> None:
     """Medians over fresh processes; the checkpoint that is written after step 1 marks its end."""
     for flags in (["--help"], ["--cfg", "job"]):
         print(f"{' '.join(flags):12} {statistics.median(_command_seconds(flags) for _ in range(rounds)):6.1f} s")
-    print(f"{'first step':12} {statistics.median(_first_step_seconds() for _ in range(rounds)):6.1f} s")
+    print(f"{'first step':12} {statistics.median(_first_step_seconds(overrides) for _ in range(rounds)):6.1f} s")
 
 
 def _command_seconds(flags: list[str]) -> float:
@@ -126,12 +126,12 @@ def _command_seconds(flags: list[str]) -> float:
     return time.time() - began
 
 
-def _first_step_seconds() -> float:
+def _first_step_seconds(overrides: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"paths.outputs={folder}", "trainer.checkpoint_every_n_steps=1", "trainer.max_steps=1"]
         few = ["evaluation.taus=[500]", "tau=500", "evaluation.images=2", "evaluation.fine_images=1"]
         began = time.time()
-        command = [sys.executable, ROOT / "train.py", *settings, *few]
+        command = [sys.executable, ROOT / "train.py", *settings, *few, *overrides]
         environment = {**os.environ, "WANDB_MODE": "offline"}
         subprocess.run(command, check=True, capture_output=True, env=environment)
         (checkpoint,) = Path(folder).glob("models/*/last.ckpt")
@@ -141,13 +141,14 @@ def _first_step_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["training", "startup"])
+    parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="of each loop in each round (training)")
     arguments = parser.parse_args()
     if arguments.what == "training":
-        training(arguments.rounds, arguments.steps)
+        training(arguments.rounds, arguments.steps, arguments.overrides)
     else:
-        startup(arguments.rounds)
+        startup(arguments.rounds, arguments.overrides)
 
 
 if __name__ == "__main__":

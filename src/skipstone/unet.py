@@ -32,10 +32,13 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: int64 [N]. Returns float32 [N, dim]."""
+    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: int64 [N]. Returns float64 [N, dim].
+
+    In float64, so that devices agree: in float32 the last bit of a frequency turns the angle at t = 999 by 6e-5.
+    """
     half = dim // 2
-    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000) / (half - 1)))
-    angles = t.float()[:, None] * frequencies[None, :]
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float64) * (-math.log(10_000) / (half - 1)))
+    angles = t[:, None] * frequencies[None, :]
     return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
 
 
