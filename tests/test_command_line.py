@@ -169,6 +169,7 @@ BAD = [
     (["tau=2.5"], r"tau=2.5 is not allowed"),
     (["eta=-0.5"], r"eta=-0.5 is not allowed: eta is a number of at least 0"),
     (["eta=1.5"], r"eta=1.5 is not allowed with solver.sigma=paper.*choose eta in \[0, 1\]"),
+    (["~solver.eta", "eta=0.5"], r"eta=0.5 is not allowed: the solver is deterministic"),
     (["eta=much"], r"eta='much' is not allowed"),
     (
         ["solver.sigma=adjacent", "eta=1.0"],

@@ -116,7 +116,7 @@ class DiffusionModule(lightning.LightningModule):
             loss = metric.compute()  # on every device, for they wait for each other here
             if loss.isfinite():  # some t of this range was among the held-out images
                 name = f"val/loss_t/{round(i * width):04d}-{round((i + 1) * width) - 1:04d}"
-                self.log(name, loss, rank_zero_only=True)
+                self.log(name, loss, sync_dist=True)  # equal already; Lightning warns without
             metric.reset()
 
     def configure_gradient_clipping(

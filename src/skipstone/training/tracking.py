@@ -18,6 +18,7 @@ def wandb(
     run_id: None lets W&B choose. W&B is imported here and not before.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # read at import; our own closing line says where to look
+    os.environ["WANDB_DIR"] = str(directory)  # for the processes of further devices
     import wandb as client
     from lightning.pytorch.loggers import WandbLogger
 

@@ -33,17 +33,16 @@ class SamplingCallback(Callback):
 
 
 def log_results(loggers: list, results: list[Result], step: int | None = None) -> None:
-    """Metrics of every cell under cell/<name>/<metric>, and its grid where the logger takes images."""
+    """Metrics of every cell under cell/<name>/<metric>, the floors that all share, and grids where a logger can."""
+    metrics = {
+        f"cell/{result.cell.name}/{name}": value
+        for result in results
+        for name, value in result.row.items()
+        if name in ("nfe", "solver_rmse", "fd_random", "kid_random", "seconds") and value is not None
+    }
+    metrics |= {name: value for name, value in results[0].row.items() if name.endswith("_floor")}
     for logger in loggers:
-        logger.log_metrics(
-            {
-                f"cell/{result.cell.name}/{name}": value
-                for result in results
-                for name, value in result.row.items()
-                if name in ("nfe", "solver_rmse", "fd_random", "kid_random", "seconds") and value is not None
-            },
-            step=step,
-        )
+        logger.log_metrics(metrics, step=step)
         if hasattr(logger, "log_image"):
             for result in results:
                 caption = f"{result.cell.name} nfe={result.row['nfe']} fd_random={result.row['fd_random']:.3g}"
