@@ -157,8 +157,11 @@ def test_help_and_cfg_do_without_torch(flags):
 
 
 BAD = [
-    (["schedule=expo"], r"schedule=expo is unknown: choose one of exp, uniform"),
-    (["solver=euler"], r"solver=euler is unknown: choose one of ddim"),
+    (["schedule=expo"], r"schedule=expo is unknown: choose one of custom, exp, leading, .*uniform"),
+    (
+        ["solver=euler"],
+        r"solver=euler is unknown: choose one of adams_bashforth, ddim, dpm_solver_pp, probability_flow",
+    ),
     (["dataset=mnsit"], r"dataset=mnsit is unknown: choose one of cifar10, .*mnist5k"),
     (["tua=7"], r"there is no key tua \(in tua=7\): did you mean .*tau"),
     (["trainer.max_step=7"], r"no key trainer.max_step .*did you mean trainer.max_steps"),
@@ -169,7 +172,13 @@ BAD = [
     (["tau=2.5"], r"tau=2.5 is not allowed"),
     (["eta=-0.5"], r"eta=-0.5 is not allowed: eta is a number of at least 0"),
     (["eta=1.5"], r"eta=1.5 is not allowed with solver.sigma=paper.*choose eta in \[0, 1\]"),
-    (["~solver.eta", "eta=0.5"], r"eta=0.5 is not allowed: the solver is deterministic"),
+    (["solver=probability_flow", "eta=0.5"], r"eta=0.5 is not allowed: the solver is deterministic"),
+    (
+        ["schedule=custom", "schedule.timesteps=[0,5,3]", "tau=null"],
+        r"visited steps must be ascending, .* 0 \.\.\. 19, got",
+    ),
+    (["schedule=custom", "schedule.timesteps=[0,5]", "tau=3"], r"tau=3 is not allowed: the schedule lists"),
+    (["solver=dpm_solver_pp", "solver.order=4"], r"solver.order=4 is not available: choose 1, 2 or 3"),
     (["eta=much"], r"eta='much' is not allowed"),
     (
         ["solver.sigma=adjacent", "eta=1.0"],

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
+from diffusers import DDIMScheduler
 
-from skipstone import schedules
+from skipstone import ForwardProcess, noise, schedules
 
 
 def seed_steps(kind, T, tau):
@@ -31,12 +33,51 @@ def test_visited_steps_are_ascending_unique_and_end_at_the_last(T):
             assert steps[-1] == T - 1
 
 
+@pytest.mark.parametrize("T", [10, 1000])
+def test_quad_is_the_official_codes(T):
+    for tau in range(1, T + 1):
+        expected = sorted({int(s) for s in np.linspace(0, np.sqrt(T * 0.8), tau) ** 2})
+        assert schedules.Quad(tau)(T) == tuple(expected), tau
+
+
+@pytest.mark.parametrize("tau", [1, 2, 3, 7, 10, 20, 50, 333, 1000])
+@pytest.mark.parametrize(
+    ("spacing", "schedule"),
+    [("leading", schedules.Leading), ("linspace", schedules.Linspace), ("trailing", schedules.Trailing)],
+)
+def test_spacings_of_the_literature_are_diffusers(spacing, schedule, tau):
+    if (spacing, tau) == ("linspace", 1):
+        pytest.skip("one step of linspace is step 0 in diffusers, from where nothing can be sampled; ours is T−1")
+    scheduler = DDIMScheduler(1000, timestep_spacing=spacing)
+    scheduler.set_timesteps(tau)
+    assert schedule(tau)(1000) == tuple(reversed(scheduler.timesteps.tolist()))
+
+
+def test_logsnr_is_even_in_log_snr():
+    process = ForwardProcess(noise.linear())
+    steps = schedules.LogSNR(12, process.betas)(1000)
+    assert (steps[0], steps[-1], len(steps)) == (0, 999, 12)
+    log_snr = torch.log(process.alpha_bar(torch.tensor(steps)) / process.one_minus_alpha_bar(torch.tensor(steps)))
+    gaps = -log_snr.diff()
+    neighbours = torch.log(process.alpha_bar(1) / process.one_minus_alpha_bar(1)) - log_snr[0]
+    assert (gaps - gaps.mean()).abs().max() <= -neighbours  # no unevenness but that of the process's own steps
+
+
+def test_custom_visits_what_is_listed():
+    assert schedules.Custom([0, 3, 9])(10) == (0, 3, 9)
+    with pytest.raises(ValueError, match=r"schedule\.timesteps=\[0, 2\.5\]"):
+        schedules.Custom([0, 2.5])(10)
+
+
 @pytest.mark.parametrize("tau", [0, -1, 1001, 2.5, "ten", True, None])
 def test_impossible_taus_are_refused_with_what_is_allowed(tau):
     with pytest.raises(ValueError, match=r"tau=.*uniform.*1 \.\.\. 999"):
         schedules.Uniform(tau)(1000)
     with pytest.raises(ValueError, match=r"tau=.*exp.*1 \.\.\. 1000"):
         schedules.Exp(tau)(1000)
+    for counted in (schedules.Quad, schedules.Leading, schedules.Linspace, schedules.Trailing):
+        with pytest.raises(ValueError, match=rf"tau=.*{counted.name}.*1 \.\.\. 1000"):
+            counted(tau)(1000)
 
 
 def test_a_stride_of_all_steps_is_refused_where_a_count_is_not():

@@ -159,7 +159,8 @@ def test_paper_sigma_is_finite_everywhere():
         (dict(eta=1.5), "eta=1.5"),
         (dict(eta="high"), "eta='high'"),
         (dict(eta=float("nan")), "eta=nan"),
-        (dict(sigma="papier"), "paper or adjacent"),
+        (dict(sigma="papier"), "paper, adjacent or large"),
+        (dict(sigma="large"), "set eta=1.0"),
     ],
 )
 def test_impossible_settings_are_refused(arguments, said):

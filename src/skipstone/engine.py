@@ -4,6 +4,7 @@ Noise belongs to the sample: start noise is keyed by (seed, k) and step noise by
 whatever n, the batch and the other samples are, and two tables that visit the same step share its noise.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -92,11 +93,12 @@ def trajectory(
 def _rows(
     model: Model, table: StepTable, x: Tensor, index: Tensor, seed: int, step_noise: Tensor | None
 ) -> Iterator[Step]:
-    """The loop to read beside the paper: one network evaluation, three lines of arithmetic."""
+    """The loop to read beside the paper: one network evaluation, a few lines of arithmetic."""
     dtype, device = x.dtype, x.device
     network_dtype = _parameter(model).dtype if _parameter(model) is not None else dtype
     index = index.to(device)
     times = table.t.to(device)
+    history: deque[Tensor] = deque(maxlen=table.c.shape[1])
     with evaluating(model):
         for i in range(table.nfe):
             t, p = int(table.t[i]), int(table.p[i])
@@ -104,10 +106,15 @@ def _rows(
             x0 = (x - table.sqrt_one_minus_alpha_bar[i].item() * eps) / table.sqrt_alpha_bar[i].item()
             if table.clip_x0:
                 x0 = x0.clamp(-1, 1)
+            left = table.u[i].item() * x + table.v[i].item() * x0 if history.maxlen else None
             x = table.a[i].item() * x + table.b[i].item() * x0
+            for weight, earlier in zip(table.c[i].tolist(), history, strict=False):
+                x = x + weight * earlier
             if table.s[i] != 0:
                 z = normal(seed, Stream.STEP, index, x.shape[1:], t, dtype) if step_noise is None else step_noise[i]
                 x = x + table.s[i].item() * z.to(x)
+            if left is not None:
+                history.appendleft(left)
             yield Step(t, p, x, x0)
 
 

@@ -44,14 +44,18 @@ def build_cells(config: DictConfig, process: ForwardProcess, taus: Sequence[int]
         if config.eta != 0:
             raise ValueError(f"eta={config.eta} is not allowed: the solver is deterministic, leave eta at 0.")
         etas = [0.0]
+    if "tau" not in config.schedule:  # a schedule that lists its steps: there is one row of the grid
+        if config.tau is not None:
+            raise ValueError(f"tau={config.tau} is not allowed: the schedule lists its own steps, leave tau out.")
+        taus = [None]
     own = (config.tau, float(config.eta) if isinstance(config.eta, int) else config.eta)
     grid = [(tau, float(eta)) for eta in etas for tau in taus]
     return [_cell(config, process, *pair, own=pair == own) for pair in dict.fromkeys([*grid, own])]
 
 
-def _cell(config: DictConfig, process: ForwardProcess, tau: int, eta: float, own: bool) -> Cell:
-    schedule = instantiate(config.schedule, tau=tau)
-    solver = instantiate(config.solver, eta=eta) if "eta" in config.solver else instantiate(config.solver)
+def _cell(config: DictConfig, process: ForwardProcess, tau: int | None, eta: float, own: bool) -> Cell:
+    schedule = instantiate(config.schedule, **({"tau": tau} if "tau" in config.schedule else {}))
+    solver = instantiate(config.solver, **({"eta": eta} if "eta" in config.solver else {}))
     settings = {
         "schedule": schedule.name,
         "solver": solver.name,
@@ -61,7 +65,7 @@ def _cell(config: DictConfig, process: ForwardProcess, tau: int, eta: float, own
         "tau": tau,
         "eta": eta,
     }
-    name = f"{solver.name}-{schedule.name}-tau{tau}-eta{eta}"
+    name = f"{solver.name}-{schedule.name}" + ("" if tau is None else f"-tau{tau}") + f"-eta{eta}"
     return Cell(name, settings, solver.table(process, schedule(process.num_steps)), own)
 
 

@@ -5,20 +5,27 @@ its knob `tau` means differs by schedule, so compare schedules by NFE, not by ta
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
 
 
 class Schedule(Protocol):
     """Anything that turns T into visited steps; frozen dataclasses below are the `_target_`s of conf/schedule."""
 
     name: ClassVar[str]
-    tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]: ...
 
 
-def _require_tau(schedule: Schedule, meaning: str, highest: int) -> None:
+class _Counted(Schedule, Protocol):
+    tau: int
+
+
+def _require_tau(schedule: _Counted, meaning: str, highest: int) -> None:
     tau = schedule.tau
     if isinstance(tau, bool) or not isinstance(tau, int) or not 1 <= tau <= highest:
         raise ValueError(
@@ -58,3 +65,92 @@ class Exp:
         if self.tau > 1:
             squares.add(int(root**2))
         return tuple(sorted({*squares, num_steps - 1}))
+
+
+@dataclass(frozen=True)
+class Quad:
+    """The official DDIM code's quadratic spacing: floor(linspace(0, √(0.8 T), tau)²), T−1 not added. tau in 1 … T."""
+
+    name: ClassVar[str] = "quad"
+    tau: int
+
+    def __call__(self, num_steps: int) -> tuple[int, ...]:
+        _require_tau(self, "count", num_steps)
+        root = math.sqrt(0.8 * num_steps)
+        last = max(1, self.tau - 1)
+        # as numpy.linspace, whose last point is the root itself
+        points = [i * (root / last) for i in range(self.tau - 1)] + ([root] if self.tau > 1 else [0.0])
+        return tuple(sorted({int(point**2) for point in points}))
+
+
+@dataclass(frozen=True)
+class Leading:
+    """Every ⌊T/tau⌋-th step from 0 on (Lin et al. 2023, table 2): T−1 is not visited. `tau` is the count, 1 … T."""
+
+    name: ClassVar[str] = "leading"
+    tau: int
+
+    def __call__(self, num_steps: int) -> tuple[int, ...]:
+        _require_tau(self, "count", num_steps)
+        return tuple(i * (num_steps // self.tau) for i in range(self.tau))
+
+
+@dataclass(frozen=True)
+class Linspace:
+    """round(linspace(0, T−1, tau)) (Lin et al. 2023, table 2): both ends are visited; tau = 1 visits T−1. 1 … T."""
+
+    name: ClassVar[str] = "linspace"
+    tau: int
+
+    def __call__(self, num_steps: int) -> tuple[int, ...]:
+        _require_tau(self, "count", num_steps)
+        if self.tau == 1:
+            return (num_steps - 1,)
+        return tuple(round(i * ((num_steps - 1) / (self.tau - 1))) for i in range(self.tau))
+
+
+@dataclass(frozen=True)
+class Trailing:
+    """round(T, T − T/tau, …) − 1 (Lin et al. 2023, table 2): T−1 is visited, 0 is not. `tau` is the count, 1 … T."""
+
+    name: ClassVar[str] = "trailing"
+    tau: int
+
+    def __call__(self, num_steps: int) -> tuple[int, ...]:
+        _require_tau(self, "count", num_steps)
+        return tuple(sorted(round(num_steps - i * (num_steps / self.tau)) - 1 for i in range(self.tau)))
+
+
+@dataclass(frozen=True)
+class LogSNR:
+    """tau steps as evenly spaced in log-SNR as the T steps allow, both ends visited. `tau` is a count, 1 … T.
+
+    betas: float [T], as for ForwardProcess. Where the steps of the process are sparser in log-SNR than asked for,
+    near the data, neighbours fall together and are visited once, so NFE can be smaller than tau.
+    """
+
+    name: ClassVar[str] = "logsnr"
+    tau: int
+    betas: Tensor
+
+    def __call__(self, num_steps: int) -> tuple[int, ...]:
+        _require_tau(self, "count", num_steps)
+        log_alpha_bar = torch.log1p(-self.betas.double()).cumsum(0)
+        log_snr = log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
+        wanted = torch.linspace(log_snr[-1], log_snr[0], self.tau, dtype=torch.float64)
+        nearest = (log_snr[None, :] - wanted[:, None]).abs().argmin(dim=1)
+        return tuple(sorted(set(nearest.tolist())))
+
+
+@dataclass(frozen=True)
+class Custom:
+    """The steps that are listed, whatever T is: schedule=custom schedule.timesteps=[0,10,999]. It has no `tau`."""
+
+    name: ClassVar[str] = "custom"
+    timesteps: Sequence[int]
+
+    def __call__(self, num_steps: int) -> tuple[int, ...]:
+        # whether they are ascending and within T is for the solver to check, as for any list
+        if not all(isinstance(step, int) and not isinstance(step, bool) for step in self.timesteps):
+            raise ValueError(f"schedule.timesteps={list(self.timesteps)} is not allowed: list integers.")
+        return tuple(self.timesteps)

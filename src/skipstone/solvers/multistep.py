@@ -1,0 +1,143 @@
+"""Multistep solvers: higher order from the history of earlier rows, still one network evaluation a row.
+
+Rows at clean data are DDIM's, and the rows after a start build the order up: the first is of order 1, the second of
+order 2 at most. Steps may be spaced in any way: the weights follow the visited steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skipstone.process import ForwardProcess
+from skipstone.solvers.table import Path, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
+
+
+@dataclass(frozen=True)
+class DPMSolverPP:
+    """DPM-Solver++ multistep (Lu et al. 2022, algorithm 2), which predicts x0 and steps in λ = log(√ᾱ/√(1−ᾱ)).
+
+    order: 1 (DDIM), 2 or 3.
+    variant: of order 3. "exact" takes the second derivative that a third-order step needs. "published" takes half of
+        it, as the authors' code and diffusers do, and is of order 2.
+    to_data, clip_x0: as for DDIM.
+    """
+
+    order: int = 2
+    variant: str = "exact"
+    to_data: bool = True
+    clip_x0: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.order, self.variant)
+
+    @property
+    def name(self) -> str:
+        """For cells and tables: dpm_solver_pp2, dpm_solver_pp3_published, ..."""
+        return f"dpm_solver_pp{self.order}" + ("_published" if self.variant == "published" else "")
+
+    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+        """The table from noise to data over the visited steps (ascending ints)."""
+        return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
+
+    def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+        """The table from data to noise. Starts on clean data if `to_data`, else at the first visited step."""
+        return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
+
+    def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
+        a, b = ddim_row(process, path)
+        c = torch.zeros(len(a), self.order - 1, dtype=torch.float64)
+        lambdas = -torch.log(noise_ratio(process, path.t))
+        signal_p = torch.sqrt(process.alpha_bar(path.p))
+        for i, order in enumerate(_orders(path, self.order)):
+            if order > 1:
+                h = -torch.log(noise_ratio(process, path.p[i])) - lambdas[i]
+                weights = signal_p[i] * self._weights(h, lambdas[i - order + 1 : i + 1].flip(0), order)
+                b[i], c[i, : order - 1] = weights[0], weights[1:]
+        return StepTable.build(process, path, a, b, None, c, torch.zeros_like(a), torch.ones_like(a), clip_x0)
+
+    def _weights(self, h: Tensor, lambdas: Tensor, order: int) -> Tensor:
+        """Weights of this x0 and the earlier ones, latest first; D0, D1, D2 are the paper's differences, so written."""
+        x0 = torch.eye(order, dtype=torch.float64)
+        r = (lambdas[:-1] - lambdas[1:]) / h
+        phi_1 = torch.expm1(-h)
+        D0, D1_0 = x0[0], (x0[0] - x0[1]) / r[0]
+        if order == 2:
+            return -phi_1 * (D0 + 0.5 * D1_0)
+        D1_1 = (x0[1] - x0[2]) / r[1]
+        D1 = D1_0 + r[0] / (r[0] + r[1]) * (D1_0 - D1_1)
+        D2 = (D1_0 - D1_1) / (r[0] + r[1]) * (2 if self.variant == "exact" else 1)
+        return -phi_1 * D0 + (phi_1 / h + 1) * D1 - ((phi_1 + h) / h**2 - 0.5) * D2
+
+
+@dataclass(frozen=True)
+class AdamsBashforth:
+    """DDIM's step (Eq. 13) with eps extrapolated from earlier rows: Adams-Bashforth in r = √((1−ᾱ)/ᾱ).
+
+    order: 1 (DDIM), 2 or 3.
+    variant: "exact" integrates the polynomial through the visited r, and is of its order on any steps. "published"
+        takes the weights of even steps whatever the spacing, as PLMS does (Liu et al. 2022).
+    to_data, clip_x0: as for DDIM.
+    """
+
+    order: int = 2
+    variant: str = "exact"
+    to_data: bool = True
+    clip_x0: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.order, self.variant)
+
+    @property
+    def name(self) -> str:
+        """For cells and tables: adams_bashforth2, adams_bashforth3_published, ..."""
+        return f"adams_bashforth{self.order}" + ("_published" if self.variant == "published" else "")
+
+    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+        """The table from noise to data over the visited steps (ascending ints)."""
+        return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
+
+    def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+        """The table from data to noise. Starts on clean data if `to_data`, else at the first visited step."""
+        return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
+
+    def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
+        r_t, r_p = noise_ratio(process, path.t), noise_ratio(process, path.p)
+        k = torch.sqrt(process.alpha_bar(path.p)) * (r_p - r_t)  # Eq. 13
+        latest = torch.ones_like(k)
+        c = torch.zeros(len(k), self.order - 1, dtype=torch.float64)
+        for i, order in enumerate(_orders(path, self.order)):
+            weights = self._weights(r_p[i] - r_t[i], r_t[i - order + 1 : i + 1].flip(0), order)
+            latest[i], c[i, : order - 1] = weights[0], k[i] * weights[1:]
+        a, b = eps_row(process, path, k * latest)
+        a_end, b_end = ddim_row(process, path)
+        plain = (c == 0).all(dim=1)  # rows of order 1, and those at clean data
+        a, b = torch.where(plain, a_end, a), torch.where(plain, b_end, b)
+        noise, signal = torch.sqrt(process.one_minus_alpha_bar(path.t)), torch.sqrt(process.alpha_bar(path.t))
+        return StepTable.build(process, path, a, b, None, c, 1 / noise, -signal / noise, clip_x0)
+
+    def _weights(self, h: Tensor, r: Tensor, order: int) -> Tensor:
+        """Weights of this eps and the earlier ones, latest first: exact for polynomials of degree order − 1 in r."""
+        if self.variant == "published":
+            return torch.tensor([[1.0], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12]][order - 1], dtype=torch.float64)
+        nodes = (r - r[0]) / h
+        degrees = torch.arange(order, dtype=torch.float64)
+        moments = 1 / (degrees + 1)  # ∫₀¹ θ^k dθ
+        return torch.linalg.solve(nodes[None, :] ** degrees[:, None], moments)
+
+
+def _orders(path: Path, highest: int) -> list[int]:
+    """Each row's order: one more than the rows before it that belong to the same run, and 1 at clean data."""
+    orders, run = [], 0
+    for inner in path.inner.tolist():
+        run = run + 1 if inner else 0
+        orders.append(min(highest, max(run, 1)))
+    return orders
+
+
+def _check(order: int, variant: str) -> None:
+    if order not in (1, 2, 3):
+        raise ValueError(f"solver.order={order} is not available: choose 1, 2 or 3.")
+    if variant not in ("exact", "published"):
+        raise ValueError(f"solver.variant={variant!r} is unknown: choose exact or published.")

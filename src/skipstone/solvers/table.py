@@ -1,0 +1,161 @@
+"""The step table: every sampler of this package is rows of it, one row a network evaluation.
+
+    x0  = (x_f − √(1−ᾱ_t) eps) / √ᾱ_t                  clipped to [−1, 1] where clip_x0 is on
+    x_p = a x_f + b x0 + Σ_k c_k h_k + s z              z ~ N(0, I);  h_k: what the row k+1 rows ago left
+    h   = u x_f + v x0                                  what this row leaves
+
+The row starts at step f, asks the network at time t and lands on step p. f = t but where encoding starts on clean
+data, at which no network was trained. f and p are stored, never inferred from a stride; −1 is clean data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from skipstone.process import ForwardProcess
+
+
+class Path(NamedTuple):
+    """Where rows start (f), ask the network (t) and land (p): int64 [S] each, in the order in which rows run."""
+
+    f: Tensor
+    t: Tensor
+    p: Tensor
+
+    @property
+    def inner(self) -> Tensor:
+        """Which rows touch no clean data: bool [S]. The others are DDIM's in every table: r or log-SNR ends there."""
+        return (self.f >= 0) & (self.p >= 0)
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """The rows, in the order in which they run. Columns are [S], on the CPU; c is [S, K] for K rows of history.
+
+    f, t, p: int64, see above.
+    sqrt_alpha_bar, sqrt_one_minus_alpha_bar: float64, √ᾱ_t and √(1−ᾱ_t), which turn eps into x0.
+    a, b, s: float64, the weights of x, x0 and fresh noise.
+    c, u, v: float64, the weights of the history, and of x and x0 in what the row leaves there.
+    clip_x0: whether x0 is clipped to [−1, 1] before it is used (eps is thereby re-derived from it).
+    """
+
+    f: Tensor
+    t: Tensor
+    p: Tensor
+    sqrt_alpha_bar: Tensor
+    sqrt_one_minus_alpha_bar: Tensor
+    a: Tensor
+    b: Tensor
+    s: Tensor
+    c: Tensor
+    u: Tensor
+    v: Tensor
+    clip_x0: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        process: ForwardProcess,
+        path: Path,
+        a: Tensor,
+        b: Tensor,
+        s: Tensor | None = None,
+        c: Tensor | None = None,
+        u: Tensor | None = None,
+        v: Tensor | None = None,
+        clip_x0: bool = False,
+    ) -> "StepTable":
+        """The table of these columns; those left out are zero, and there is no history."""
+        zero = torch.zeros_like(a)
+        return cls(
+            *path,
+            torch.sqrt(process.alpha_bar(path.t)),
+            torch.sqrt(process.one_minus_alpha_bar(path.t)),
+            a,
+            b,
+            zero if s is None else s,
+            torch.zeros(len(a), 0, dtype=torch.float64) if c is None else c,
+            zero if u is None else u,
+            zero if v is None else v,
+            clip_x0,
+        )
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations that a sample costs."""
+        return len(self.t)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any row adds noise."""
+        return bool((self.s != 0).any())
+
+
+class Solver(Protocol):
+    """Anything that fills a table from noise to data; the classes below are the `_target_`s of conf/solver."""
+
+    to_data: bool
+    clip_x0: bool
+
+    @property
+    def name(self) -> str: ...
+
+    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable: ...
+
+
+def descend(timesteps: Sequence[int], num_steps: int, to_data: bool) -> Path:
+    """From the last visited step to the first, and on to clean data if `to_data`."""
+    visited = _checked(timesteps, num_steps, to_data)
+    path = visited[::-1] + ([-1] if to_data else [])
+    f, p = torch.tensor(path[:-1]), torch.tensor(path[1:])
+    return Path(f, f, p)
+
+
+def ascend(timesteps: Sequence[int], num_steps: int, to_data: bool, clip_x0: bool) -> Path:
+    """From clean data if `to_data`, else from the first visited step, up to the last.
+
+    The row that starts on clean data asks the network at the first visited step.
+    """
+    if clip_x0:
+        raise ValueError("solver.clip_x0=true cannot be undone, so there is no encoding with it: set it to false.")
+    visited = _checked(timesteps, num_steps, to_data)
+    path = ([-1] if to_data else []) + visited
+    f, p = torch.tensor(path[:-1]), torch.tensor(path[1:])
+    return Path(f, f.clamp(min=visited[0]), p)
+
+
+def _checked(timesteps: Sequence[int], num_steps: int, to_data: bool) -> list[int]:
+    steps = list(timesteps)
+    if not steps or steps != sorted(set(steps)) or steps[0] < 0 or steps[-1] >= num_steps:
+        raise ValueError(f"visited steps must be ascending, unique and within 0 ... {num_steps - 1}, got {steps}.")
+    if len(steps) < 2 and not to_data:
+        raise ValueError("one visited step and to_data=false leave nothing to do: visit two steps or set to_data=true.")
+    return steps
+
+
+def noise_ratio(process: ForwardProcess, t: Tensor) -> Tensor:
+    """r_t = √((1−ᾱ_t)/ᾱ_t), the noise of x_t/√ᾱ_t: the variable in which Eq. 13 is an Euler step."""
+    return torch.sqrt(process.one_minus_alpha_bar(t) / process.alpha_bar(t))
+
+
+def eps_row(process: ForwardProcess, path: Path, k: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, b) of x_p = √(ᾱ_p/ᾱ_f) x_f + k eps, with eps written in x_f and x0."""
+    log_alpha_bar_p, log_alpha_bar_f = process.log_alpha_bar(path.p), process.log_alpha_bar(path.f)
+    noise, signal = torch.sqrt(process.one_minus_alpha_bar(path.t)), torch.sqrt(process.alpha_bar(path.t))
+    a = torch.exp(0.5 * (log_alpha_bar_p - log_alpha_bar_f)) + k / noise
+    b = -k * signal / noise
+    return a, b
+
+
+def ddim_row(process: ForwardProcess, path: Path) -> tuple[Tensor, Tensor]:
+    """(a, b) of the deterministic DDIM step (Song et al. 2021, Eq. 13), either way."""
+    k = torch.sqrt(process.alpha_bar(path.p)) * (noise_ratio(process, path.p) - noise_ratio(process, path.f))
+    from_data = eps_row(process, path, k)
+    # the same for f = t, in a form that is exact where a row lands on x0 itself
+    a = torch.sqrt(process.one_minus_alpha_bar(path.p)) / torch.sqrt(process.one_minus_alpha_bar(path.t))
+    b = torch.sqrt(process.alpha_bar(path.p)) - a * torch.sqrt(process.alpha_bar(path.t))
+    plain = path.f == path.t
+    return torch.where(plain, a, from_data[0]), torch.where(plain, b, from_data[1])
