@@ -15,6 +15,15 @@ from skipstone.command import CONF, main
 OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
 
 
+def _outputs(folder: str | None) -> str:
+    if not folder:
+        raise ValueError("paths.outputs is empty: name the folder for everything that runs write.")
+    return folder
+
+
+OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> None:
     """One invocation, or one job of a multirun."""

@@ -93,7 +93,9 @@ def _bare_times(steps: int, overrides: list[str]) -> list[float]:
     module.to(device)
     recipe = module.recipe
     averaged = [parameter.detach().clone() for parameter in module.net.parameters()]
-    optimizer = torch.optim.AdamW(module.net.parameters(), recipe.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        module.net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     times = []
     for step, indices in enumerate(StepSampler(len(images.train), recipe.batch_size, WARM_UP + steps + 1, 0)):
         times.append(time.perf_counter())

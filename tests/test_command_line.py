@@ -3,8 +3,10 @@
 import csv
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,11 +127,13 @@ def test_runs_that_differ_in_their_evaluation_alone_store_the_same_weights(outpu
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_multirun_trains_once(outputs, first):
-    done = run(f"paths.outputs={outputs}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "logger=none", "-m")
+def test_a_multirun_trains_once(tmp_path):
+    done = run(f"paths.outputs={tmp_path}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "logger=none", "-m")
     assert done.returncode == 0, done.stderr
-    assert len(list((outputs / "models").iterdir())) == 1
-    assert len(list((outputs / "sweeps").glob("*/*/*/evaluation.csv"))) == 4
+    assert len(list((tmp_path / "models").iterdir())) == 1
+    (sweep,) = (tmp_path / "sweeps").glob("*/*")
+    assert sorted(path.parent.name for path in sweep.glob("*/evaluation.csv")) == ["0", "1", "2", "3"]
+    assert [path.parent.name for path in sweep.glob("*/training")] == ["0"]
 
 
 # Runs train.py as a script and prints, last of all, which of the named modules it has imported.
@@ -179,6 +183,25 @@ BAD = [
     ),
     (["schedule=custom", "schedule.timesteps=[0,5]", "tau=3"], r"tau=3 is not allowed: the schedule lists"),
     (["solver=dpm_solver_pp", "solver.order=4"], r"solver.order=4 is not available: choose 1, 2 or 3"),
+    (["evaluation.etas=[0.0,2.0]"], r"eta=2.0 is not allowed.*It is a cell of taus=\[\d, \d+\] and etas=\[0.0, 2.0\]"),
+    (["eta=true"], r"eta=True is not allowed"),
+    (["fresh=no"], r"fresh='no' is not allowed: it is true or false"),
+    (["seed=abc"], r"seed='abc' is not allowed: it is an integer of at least 0"),
+    (["trainer.max_steps=0"], r"trainer.max_steps=0 is not allowed: it is an integer of at least 1"),
+    (["evaluation.taus=5"], r"evaluation.taus=5 is not allowed: it is a list"),
+    (["evaluation.fine_images=0"], r"evaluation.fine_images=0 is not allowed"),
+    (["training.learning_rate=high"], r"training.learning_rate='high' is not allowed: it is a number"),
+    (["model.attention=[5]"], r"model.attention=\[5\] names none of the levels' sizes \[14, 7, 3\]"),
+    (["trainer.strategy=ddp"], r"trainer.strategy=ddp is not supported"),
+    (["trainer.val_check_interval=2.5"], r"the trainer settings do not work"),
+    (["paths.outputs="], r"paths.outputs is empty"),
+    (["schedule.tau=7"], r"schedule.tau=7 is not allowed: it follows tau, so set tau=7 instead"),
+    (["dataset.name=../evil"], r"dataset.name='../evil' is not allowed"),
+    (["trainer.compile=maybe"], r"trainer.compile='maybe' is not allowed: it is auto, true or false"),
+    (
+        ["training.learning_rate=1e6"],
+        r"the training diverged, so its model is not stored: lower training.learning_rate",
+    ),
     (["eta=much"], r"eta='much' is not allowed"),
     (
         ["solver.sigma=adjacent", "eta=1.0"],
@@ -192,11 +215,11 @@ BAD = [
     (["dataset=folder", "dataset.root={tmp}/broken"], r"broken/b\.png cannot be read as an image"),
     (["dataset=mnist", "dataset.root={tmp}/none"], r"holds no readable MNIST and it could not be downloaded"),
     (["dataset.held_out=5000"], r"dataset.held_out=5000 must lie in 1"),
-    (["noise.beta_1=0"], r"noise.beta_1=0 and noise.beta_T=0.02 must satisfy"),
-    (["noise.num_steps=1"], r"noise.num_steps=1 must be an integer of at least 2"),
+    (["noise.beta_1=0"], r"noise.beta_1=0.0 and noise.beta_T=0.02 must satisfy"),
+    (["noise.num_steps=1"], r"noise.num_steps=1 is not allowed: it is an integer of at least 2"),
     (["training.decay=linear"], r"training.decay='linear' is unknown"),
-    (["training.batch_size=0"], r"training.batch_size=0 must be at least 1"),
-    (["evaluation.images=1"], r"evaluation.images=1 must lie in 2"),
+    (["training.batch_size=0"], r"training.batch_size=0 is not allowed: it is an integer of at least 1"),
+    (["evaluation.images=1"], r"evaluation.images=1 is not allowed: it is an integer of at least 2"),
     (["evaluation.taus=[2,99]"], r"tau=99 is not allowed"),
     (["trainer.accelerator=gpu"], r"asks for CUDA, and there is none here"),
     (["trainer.accelerator=tpu"], r"choose auto, cpu or gpu"),
@@ -212,7 +235,8 @@ def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch, cap
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
-    Image.new("L", (8, 8)).save(tmp_path / "broken" / "a.png")
+    for name in ("a.png", "c.png"):
+        Image.new("L", (8, 8)).save(tmp_path / "broken" / name)
     (tmp_path / "broken" / "b.png").write_bytes(b"no image")
     for proxy in ("http_proxy", "https_proxy"):  # no network: connections are refused at once
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
@@ -229,8 +253,23 @@ def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch, cap
     assert not list(tmp_path.glob("outputs/models/*/DONE"))
 
 
+def test_a_training_that_is_told_to_stop_says_so_and_goes_on_later(tmp_path):
+    arguments = ["experiment=smoke", "logger=none", f"paths.outputs={tmp_path}", "trainer.max_steps=2000"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("models/*/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the same command continues from the last checkpoint" in said
+    assert not list(tmp_path.glob("models/*/DONE"))
+
+
 def test_a_full_disk_gets_one_sentence_and_keeps_what_was_there(outputs, first):
-    (model,) = (outputs / "models").iterdir()
+    model = next(path for path in (outputs / "models").iterdir() if path.suffix != ".fresh")
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     # KiB a file: smaller than a checkpoint, larger than a log
     done = run(f"paths.outputs={outputs}", "fresh=true", "logger=none", shell="ulimit -f 20; exec")

@@ -7,7 +7,14 @@ import skipstone
 from skipstone import UNet, runs
 from skipstone.data import ImageSet
 
-MODEL = {"_target_": "skipstone.UNet", "image_size": 8, "channels": 1, "base": 8, "multipliers": [1, 2]}
+MODEL = {
+    "_target_": "skipstone.UNet",
+    "image_size": 8,
+    "channels": 1,
+    "base": 8,
+    "multipliers": [1, 2],
+    "attention": [4],
+}
 CONFIG = {
     "model": MODEL,
     "noise": {"_target_": "skipstone.noise.linear", "num_steps": 20},
@@ -101,10 +108,10 @@ def test_what_is_no_model_is_refused(model, tmp_path):
         skipstone.load(tmp_path)
     weights = (model / "ema.safetensors").read_bytes()
     (model / "ema.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match="damaged or of another network"):
         skipstone.load(model)
     save_file({"other": torch.zeros(1)}, model / "ema.safetensors")
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match="damaged or of another network"):
         skipstone.load(model)
 
 

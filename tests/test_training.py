@@ -112,8 +112,35 @@ def test_two_devices_train_what_one_trains(images, tmp_path):
     assert curves[0][0] == curves[1][0]
     for a, b in zip(*(list(csv.DictReader(lines)) for lines in curves), strict=True):
         for name in a:
-            if name.startswith("val/loss_t") and a[name]:
+            if name.startswith("val/") and a[name]:
                 assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-4)
+
+
+def test_a_training_that_dies_after_its_last_step_still_stores_the_average(images, tmp_path):
+    class Kill(lightning.Callback):
+        def on_validation_epoch_end(self, trainer, module):
+            if trainer.global_step == 6:
+                raise RuntimeError("killed")
+
+    whole = train(images, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(images, tmp_path / "cut", (Kill(),))
+    assert torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert same(whole, train(images, tmp_path / "cut"))
+    _, *rows = (tmp_path / "cut" / "metrics.csv").read_text().splitlines()
+    assert len(rows) >= 6
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(images, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read: remove it"):
+        train(images, tmp_path)
+
+
+def test_mixed_precision_trains_much_the_same(images, tmp_path):
+    mixed, full = train(images, tmp_path / "bf16", precision="bf16-mixed"), train(images, tmp_path / "32")
+    assert all(parameter.dtype == torch.float32 for parameter in mixed.parameters())
+    assert 0 < (flat(mixed) - flat(full)).norm() / flat(full).norm() < 0.01
 
 
 def test_checkpoints_hold_plain_containers(images, tmp_path):
@@ -139,7 +166,9 @@ def test_step_k_sees_the_same_images_whenever_it_runs():
     assert order[:10] != order[10:20]
 
 
-def test_a_batch_that_devices_cannot_share_is_refused():
+def test_a_batch_that_devices_cannot_share_is_refused(images, tmp_path):
+    with pytest.raises(ValueError, match="batch_size=4 cannot be shared by 3 devices"):
+        train(images, tmp_path, devices=3)
     with pytest.raises(ValueError, match="batch_size=5 cannot be shared by 2 devices"):
         StepSampler(10, batch=5, steps=1, seed=0, ranks=2)
 
@@ -156,7 +185,11 @@ def test_t_is_uniform_and_spread_over_the_batch():
 
 @pytest.mark.parametrize(
     ("trainer", "said"),
-    [(dict(accelerator="gpu"), "there is none here"), (dict(accelerator="tpu"), "choose auto, cpu or gpu")],
+    [
+        (dict(accelerator="gpu"), "there is none here"),
+        (dict(accelerator="tpu"), "choose auto, cpu or gpu"),
+        (dict(precision="64-true"), "choose 32-true"),
+    ],
 )
 def test_hardware_that_is_not_here_is_refused(monkeypatch, trainer, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

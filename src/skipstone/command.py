@@ -4,6 +4,7 @@ HYDRA_FULL_ERROR=1 in the environment shows the traceback instead.
 """
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
 CONF = Path(__file__).parents[2] / "conf"
+
+# Errors of the place that is written to
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
@@ -48,7 +52,7 @@ def sentence(error: BaseException) -> str:
         return f"{group}={name} is unknown: choose one of {', '.join(sorted(error.options))}."
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(error)
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
         where = f" at {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: make room or get access there, or set paths.outputs to another folder."
     return " ".join(str(error).split("\n    full_key")[0].split())
@@ -72,7 +76,7 @@ def _known_keys() -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = OmegaConf.to_container(compose("train"), resolve=False)
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    return groups + list(_dotted(config))
+    return sorted({*groups, *_dotted(config)})
 
 
 def _dotted(node: dict, prefix: str = "") -> Iterator[str]:

@@ -81,7 +81,8 @@ def trajectory(
     step_noise: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
-    """Run the table in one batch and yield every step. Arguments as for `sample`; its last x is `sample`'s result.
+    """Run the table in one batch and yield every step. Arguments as for `sample`, whose result its last x is, where
+    that runs one batch too.
 
     A Module stays in eval mode until the iterator is exhausted or closed.
     """

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
@@ -48,9 +49,19 @@ def build_cells(config: DictConfig, process: ForwardProcess, taus: Sequence[int]
         if config.tau is not None:
             raise ValueError(f"tau={config.tau} is not allowed: the schedule lists its own steps, leave tau out.")
         taus = [None]
-    own = (config.tau, float(config.eta) if isinstance(config.eta, int) else config.eta)
-    grid = [(tau, float(eta)) for eta in etas for tau in taus]
-    return [_cell(config, process, *pair, own=pair == own) for pair in dict.fromkeys([*grid, own])]
+    own = (config.tau, _real(config.eta))
+    cells = [_cell(config, process, *own, own=True)]
+    try:
+        grid = dict.fromkeys([*((tau, _real(eta)) for eta in etas for tau in taus), own])
+        return [cells[0] if pair == own else _cell(config, process, *pair, own=False) for pair in grid]
+    except (ValueError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        raise ValueError(f"{cause} It is a cell of taus={list(taus)} and etas={list(etas)} of evaluation.") from error
+
+
+def _real(eta: Any) -> Any:
+    """1 and 1.0 are one eta; what is no number is left for the solver to refuse."""
+    return float(eta) if isinstance(eta, int) and not isinstance(eta, bool) else eta
 
 
 def _cell(config: DictConfig, process: ForwardProcess, tau: int | None, eta: float, own: bool) -> Cell:

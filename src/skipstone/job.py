@@ -1,6 +1,7 @@
 """The main job, in order: settle the configuration, ensure the model, evaluate it, report. One call a Hydra job."""
 
 import logging
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skipstone import metrics, philox, runs
+from skipstone import metrics, philox, runs, settings
 from skipstone.data import ImageSet
 from skipstone.evaluation import Result, build_cells, evaluate
 from skipstone.philox import Stream
@@ -33,6 +35,7 @@ def run(config: DictConfig) -> list[Result]:
 
     Whatever is wrong with the configuration is found before training starts.
     """
+    settings.check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
@@ -41,14 +44,27 @@ def run(config: DictConfig) -> list[Result]:
     cells = build_cells(config, process, config.evaluation.taus, config.evaluation.etas)
     net = _network(config)
     images: ImageSet = instantiate(config.dataset)
-    proxies = _proxies(config, images, config.evaluation.images)
+    proxies = _proxies(config, images)
+    few = config.evaluation.training
+    watch = SamplingCallback(
+        partial(
+            evaluate,
+            cells=build_cells(config, process, few.taus, few.etas),
+            shape=images.shape,
+            proxies=proxies.at(min(few.images, proxies.n)),
+            seed=config.seed,
+            batch_size=min(few.images, proxies.n),
+        ),
+        folder / "training",
+    )
+    recipe = Recipe(**config.training)
 
     store = runs.ModelStore(config.paths.outputs)
     weights = runs.weights_config(plain, images)
-    train = partial(_train, config, plain, net, process, images, folder)
+    train = partial(_train, config, plain, net, process, images, recipe, watch, folder)
     model_folder = store.ensure(weights, train, config.fresh)
 
-    net.load_state_dict(load_file(model_folder / "ema.safetensors"))
+    runs.load_weights(net, model_folder)
     net = hardware.place(net, trainer)
     options = {"seed": config.seed, "batch_size": config.evaluation.batch_size}
     with hardware.autocast(trainer):
@@ -67,57 +83,43 @@ def _network(config: DictConfig) -> nn.Module:
 
 
 def _train(
-    config: DictConfig, plain: dict[str, Any], net: nn.Module, process: ForwardProcess, images: ImageSet, folder: Path,
-    model_folder: Path,
+    config: DictConfig, plain: dict[str, Any], net: nn.Module, process: ForwardProcess, images: ImageSet,
+    recipe: Recipe, watch: SamplingCallback, folder: Path, model_folder: Path,
 ) -> nn.Module:  # fmt: skip
     """Train `net` in the model's folder, watched by the tracker and by a few cells; returns the averaged network."""
-    few = config.evaluation.training
-    sample = partial(
-        evaluate,
-        cells=build_cells(config, process, few.taus, few.etas),
-        shape=images.shape,
-        proxies=_proxies(config, images, few.images),
-        seed=config.seed,
-        batch_size=few.images,
-    )
     logger = _tracker(config, plain, folder, "train", model_folder.name)
     log.info("training %s for %d steps", model_folder, plain["trainer"]["max_steps"])
+    finished = False
     try:
-        return fit(
-            net,
-            process,
-            images,
-            Recipe(**config.training),
-            plain["trainer"],
-            config.seed,
-            model_folder,
-            logger,
-            (SamplingCallback(sample, folder / "training"),),
-        )
+        net = fit(net, process, images, recipe, plain["trainer"], config.seed, model_folder, logger, (watch,))
+        finished = True
     finally:
-        tracking.finish(logger)
+        tracking.finish(logger, finished)
+    return net
 
 
-def _proxies(config: DictConfig, images: ImageSet, n: int) -> metrics.Proxies:
-    """The proxies at n images, or as many as the data set has held out for their floor."""
-    if n > len(images.held_out):
-        log.warning("%d images a cell instead of %d: no more real images are held out", len(images.held_out), n)
-    return instantiate(config.metrics)(images=images, n=min(n, len(images.held_out)))
+def _proxies(config: DictConfig, images: ImageSet) -> metrics.Proxies:
+    """The proxies at evaluation.images, or as many as the data set has held out for their floor."""
+    n, there = config.evaluation.images, len(images.held_out)
+    if n > there:
+        log.warning("%d images a cell instead of %d: no more real images are held out", there, n)
+    return instantiate(config.metrics)(images=images, n=min(n, there))
 
 
 def _fine_solution(
     net: nn.Module, process: ForwardProcess, model_folder: Path, config: DictConfig, shape: tuple[int, ...]
 ) -> Tensor:
     """The fine-step solution of the first samples, solved once a model and kept beside it."""
-    n, clip = min(config.evaluation.fine_images, config.evaluation.images), config.solver.clip_x0
-    path = model_folder / f"fine-seed{config.seed}-n{n}{'-clipped' if clip else ''}.safetensors"
-    if not path.is_file():
-        log.info("solving %d samples over all %d steps, for solver_rmse (once a model)", n, process.num_steps)
-        fine = metrics.fine_solution(net, process, n, shape, config.seed, n, clip)
-        temporary = path.with_suffix(".tmp")
-        save_file({"x": fine.cpu()}, temporary)
-        temporary.replace(path)
-    return load_file(path)["x"]
+    n = min(config.evaluation.fine_images, config.evaluation.images)
+    clip, to_data = config.solver.clip_x0, config.solver.to_data
+    kind = ("" if to_data else "-noisy") + ("-clipped" if clip else "")
+    path = model_folder / f"fine-seed{config.seed}-n{n}{kind}.safetensors"
+    with suppress(OSError, SafetensorError):  # absent, or cut off while it was written: solved again
+        return load_file(path)["x"]
+    log.info("solving %d samples over all %d steps, for solver_rmse (once a model)", n, process.num_steps)
+    fine = metrics.fine_solution(net, process, n, shape, config.seed, n, to_data, clip).cpu()
+    runs.write_tensors({"x": fine}, path)
+    return fine
 
 
 def _tracker(
@@ -140,7 +142,7 @@ def _report(config: DictConfig, plain: dict[str, Any], results: list[Result], fo
     if logger is not None:
         log_results([logger], results)
         logger.log_metrics({name: value for name, value in own.row.items() if isinstance(value, (int, float))})
-        tracking.finish(logger)
+        tracking.finish(logger, True)
 
     table.print_table(results)
     print(f"Look next at {path} (model: {model_folder})")

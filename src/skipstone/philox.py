@@ -72,11 +72,6 @@ def uniform(seed: int, stream: Stream, index: Tensor, step: int | Tensor = 0) ->
     return (words(seed, stream, index, step, 1)[:, 0].double() + 0.5) * 2.0**-32
 
 
-def integers(seed: int, stream: Stream, index: Tensor, high: int, step: int | Tensor = 0) -> Tensor:
-    """One integer in 0 … high−1 a sample: int64 [N]; high ≤ 2^31. Arguments as for `words`."""
-    return words(seed, stream, index, step, 1)[:, 0] * high >> 32
-
-
 def normal(
     seed: int,
     stream: Stream,

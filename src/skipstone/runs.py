@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from yaml import YAMLError
 
 from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
@@ -30,8 +32,8 @@ _WEIGHTS, _CONFIG, _DONE, _CHECKPOINT = "ema.safetensors", "config.yaml", "DONE"
 
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
 _WEIGHTLESS = (
-    "accelerator", "devices", "num_nodes", "strategy", "compile", "val_check_interval", "limit_val_batches",
-    "log_every_n_steps", "checkpoint_every_n_steps", "threads",
+    "accelerator", "devices", "num_nodes", "strategy", "compile", "val_check_interval", "threads",
+    "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
 )  # fmt: skip
 
 # What `load` builds from a config.yaml, which may come from anywhere.
@@ -78,22 +80,25 @@ class ModelStore:
         """The folder of the finished model, trained now if it is not there, or if `fresh`.
 
         train(folder) trains into a folder that may hold a checkpoint to resume from, and returns the network with
-        the weights to store. A fresh training replaces the old model only when it is done.
+        the weights to store. A fresh training replaces the old model only when it is done; one that was cut off is
+        resumed by the next fresh one.
         """
         key = model_key(weights)
         final = self.folder(key)
         if self.finished(key) and not fresh:
             return final
         folder = self.root / f"{key}.fresh" if fresh else final
-        if fresh and folder.exists():
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(weights), folder / _CONFIG)
         save_weights(train(folder), folder / _WEIGHTS)
         (folder / _DONE).write_text(f"{key}\n")
         if fresh:
-            shutil.rmtree(final, ignore_errors=True)
+            old = self.root / f"{key}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            if final.exists():
+                final.rename(old)
             folder.rename(final)
+            shutil.rmtree(old, ignore_errors=True)
         return final
 
 
@@ -104,10 +109,25 @@ def checkpoint(folder: Path) -> Path | None:
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
-    """Write a network's weights under a temporary name and move them into place: a reader never sees half a file."""
+    """Write a network's weights."""
+    write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, path)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write under a temporary name and move into place: a reader never sees half a file."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, temporary)
+    save_file(tensors, temporary)
     temporary.replace(path)
+
+
+def load_weights(net: nn.Module, folder: Path) -> None:
+    """Give a network the weights of the finished model in `folder`. Raises ValueError if that has none that fit."""
+    try:
+        net.load_state_dict(load_file(folder / _WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / _WEIGHTS} is damaged or of another network: train the model anew with fresh=true."
+        ) from error
 
 
 def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
@@ -125,9 +145,12 @@ def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
         config = OmegaConf.load(folder / _CONFIG)
         _require_own_code(OmegaConf.to_container(config))
         net = instantiate(config.model)
-        net.load_state_dict(load_file(folder / _WEIGHTS))
+        load_weights(net, folder)
         process = ForwardProcess(instantiate(config.noise))
-    except (OSError, SafetensorError, OmegaConfBaseException, RuntimeError) as error:
+    except (
+        OSError, SafetensorError, OmegaConfBaseException, HydraException, YAMLError, RuntimeError, AttributeError,
+        TypeError,
+    ) as error:  # fmt: skip
         raise ValueError(f"{folder} cannot be loaded as a model of this version ({error}): train it anew.") from error
     return net.to(memory_format=torch.channels_last).eval(), process
 

@@ -115,7 +115,8 @@ class UNet(nn.Module):
 
     base: channels of the first level.  multipliers: channels of each level over base; each level halves the size.
     blocks: residual blocks a level (one more on the way up).  attention: sizes, after patching, that get
-    attention; the middle always has it.  dropout: inside residual blocks.  patch: pixels folded into channels, a side.
+    attention, where a level has them; the middle always has it.  dropout: inside residual blocks.  patch: pixels folded
+    into channels, a side.
     Raises ValueError for a size that cannot be patched or halved that often, or channels that cannot be normalised.
     """
 
@@ -134,6 +135,15 @@ class UNet(nn.Module):
         sizes = _level_sizes(image_size, patch, len(multipliers))
         if base % 4:
             raise ValueError(f"model.base={base} must be a multiple of 4: group norm takes channels in fours.")
+        if any(not isinstance(m, int) or m < 1 for m in multipliers):
+            raise ValueError(f"model.multipliers={list(multipliers)} is not allowed: integers of at least 1.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"model.dropout={dropout} must lie in [0, 1).")
+        if attention and not set(attention) & set(sizes):
+            raise ValueError(
+                f"model.attention={list(attention)} names none of the levels' sizes {sizes}: name some of them, or [] "
+                "for attention in the middle alone."
+            )
         self.image_size, self.channels, self.base, self.patch = image_size, channels, base, patch
         embedding = 4 * base
         widths = [base * m for m in multipliers]

@@ -33,13 +33,13 @@ def folder(name: str, root: str | None, image_size: int, channels: int, held_out
     if (top / "train").is_dir() and tests:
         train, held = (_read(_files(part), image_size, channels) for part in (top / "train", tests[0]))
         return ImageSet(name, train, held, flip)
-    if not 0 < held_out < 1:
+    if isinstance(held_out, (bool, str)) or not 0 < held_out < 1:
         raise ValueError(f"dataset.held_out={held_out} must lie between 0 and 1: the fraction of images held out.")
     files = _files(top)
-    if len(files) < 2:
-        raise ValueError(f"dataset.root={root} holds one image; at least two are needed, one of them held out.")
+    if len(files) < 3:
+        raise ValueError(f"dataset.root={root} holds {len(files)} images; at least 3 are needed, 2 of them held out.")
     images = _read(files, image_size, channels)
-    return ImageSet(name, *split(images, max(1, round(held_out * len(images)))), flip)
+    return ImageSet(name, *split(images, max(2, round(held_out * len(images)))), flip)
 
 
 def _files(top: Path) -> list[Path]:
@@ -62,6 +62,8 @@ def _read_one(path: Path, image_size: int, channels: int) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
+            if image.mode in ("I", "F"):
+                raise ValueError("32-bit pixels have no agreed range; convert it to 8 or 16 bits")
             if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
             if image.has_transparency_data:

@@ -57,7 +57,7 @@ def fit(images: Tensor, image_size: int, channels: int) -> Tensor:
 
 def split(images: Tensor, held_out: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(train, held-out) by a fixed shuffle, the same in every run; with labels, every class gives its share."""
-    if not 0 < held_out < len(images):
+    if not isinstance(held_out, int) or not 0 < held_out < len(images):
         raise ValueError(
             f"dataset.held_out={held_out} must lie in 1 ... {len(images) - 1}: there are {len(images)} images."
         )

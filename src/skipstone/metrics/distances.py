@@ -34,7 +34,7 @@ def kernel(real: Tensor, fake: Tensor, subsets: int, subset_size: int, seed: int
     size = min(subset_size, len(real), len(fake))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save")
-        torch.manual_seed(philox.fold(seed, Stream.SUBSETS, 0))
+        torch.default_generator.manual_seed(philox.fold(seed, Stream.SUBSETS, 0))
         metric = KernelInceptionDistance(
             feature=nn.Identity(), subsets=subsets, subset_size=size, sync_on_compute=False
         )

@@ -1,5 +1,7 @@
 """fd_random and kid_random of a set of samples, each beside its floor."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -21,15 +23,26 @@ class Proxies:
     """
 
     def __init__(self, images: ImageSet, n: int, features: int = 64, subsets: int = 20, subset_size: int = 100) -> None:
-        if not 2 <= n <= len(images.held_out):
-            raise ValueError(
-                f"evaluation.images={n} must lie in 2 ... {len(images.held_out)}, the number of held-out images, "
-                "because each distance is shown beside that of as many real images."
-            )
-        self.n, self.subsets, self.subset_size = n, subsets, subset_size
+        self.subsets, self.subset_size = subsets, subset_size
         self.extractor = RandomFeatures(images.shape[0], features)
         self.reference = self.extractor(_pick(images.train, min(_LARGEST_REFERENCE, len(images.train))))
-        floors = self._distances(self.extractor(_pick(images.held_out, n)))
+        self.held_out = images.held_out
+        self._floors_at(n)
+
+    def at(self, n: int) -> "Proxies":
+        """The same, of n images."""
+        other = copy.copy(self)
+        other._floors_at(n)
+        return other
+
+    def _floors_at(self, n: int) -> None:
+        if not 2 <= n <= len(self.held_out):
+            raise ValueError(
+                f"{n} images cannot be compared: each distance is shown beside that of as many held-out real images, "
+                f"of which there are {len(self.held_out)}, and at least 2 are needed; hold out more (dataset.held_out)."
+            )
+        self.n = n
+        floors = self._distances(self.extractor(_pick(self.held_out, n)))
         self.floors = {f"{name}_floor": floors[name] for name in ("fd_random", "kid_random")}
 
     def __call__(self, samples: Tensor) -> dict[str, float]:

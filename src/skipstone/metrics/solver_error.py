@@ -14,10 +14,17 @@ from skipstone.solvers import DDIM
 
 
 def fine_solution(
-    model: Model, process: ForwardProcess, n: int, shape: tuple[int, ...], seed: int, batch_size: int, clip_x0: bool
+    model: Model,
+    process: ForwardProcess,
+    n: int,
+    shape: tuple[int, ...],
+    seed: int,
+    batch_size: int,
+    to_data: bool,
+    clip_x0: bool,
 ) -> Tensor:
-    """Samples 0 … n−1 by DDIM over every one of the T steps, to clean data: float32 [n, C, H, W]."""
-    table = DDIM(eta=0.0, clip_x0=clip_x0).table(process, range(process.num_steps))
+    """Samples 0 … n−1 by DDIM over every one of the T steps: float32 [n, C, H, W]. The last two as for DDIM."""
+    table = DDIM(eta=0.0, to_data=to_data, clip_x0=clip_x0).table(process, range(process.num_steps))
     return engine.sample(model, table, n, shape, seed=seed, batch_size=batch_size)
 
 

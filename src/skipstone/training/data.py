@@ -12,6 +12,7 @@ from skipstone.data import ImageSet
 from skipstone.philox import Stream
 
 VALIDATION_BATCH = 250
+VALIDATION_IMAGES = 2000  # at most; they come shuffled from every data set
 
 
 class ImageTensor(Dataset):
@@ -81,7 +82,7 @@ class ImageData(lightning.LightningDataModule):
         return DataLoader(ImageTensor(self.images.train), batch_sampler=sampler, collate_fn=_whole)
 
     def val_dataloader(self) -> DataLoader:
-        held_out = self.images.held_out[self.trainer.global_rank :: self.trainer.world_size]
+        held_out = self.images.held_out[:VALIDATION_IMAGES][self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader(ImageTensor(held_out), batch_size=VALIDATION_BATCH, collate_fn=_whole)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from skipstone import runs
@@ -43,7 +45,8 @@ def fit(
     """
     _quiet()
     resumed = runs.checkpoint(folder)
-    curve = _training_curve(folder, resumed)
+    past = _read(resumed) if resumed else None
+    curve = _training_curve(folder, past)
     module = DiffusionModule(
         hardware.layout(net), process, recipe, seed, images.flip, compiled=trainer_config["compile"]
     )
@@ -64,11 +67,27 @@ def fit(
             ),
         ],
     )
+    if recipe.batch_size % trainer.world_size:
+        raise ValueError(
+            f"training.batch_size={recipe.batch_size} cannot be shared by {trainer.world_size} devices: make it a "
+            "multiple."
+        )
     if resumed:
         log.info("resuming the training in %s", folder)
-    trainer.fit(module, ImageData(images, recipe.batch_size, seed), ckpt_path=resumed, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        if past["global_step"] >= trainer.max_steps:
+            # Nothing is left to train. Lightning would skip its loop, and with it the hook that hands over the
+            # averaged weights; they are what the checkpoint's state_dict holds.
+            module.load_state_dict(past["state_dict"])
+            return module.net
+    try:
+        trainer.fit(module, ImageData(images, recipe.batch_size, seed), ckpt_path=resumed, weights_only=True)
+    except SystemExit as stopped:  # Lightning's answer to SIGINT and SIGTERM; the latter's would count as success
+        raise KeyboardInterrupt from stopped
+    if not all(bool(parameter.isfinite().all()) for parameter in module.net.parameters()):
+        raise ValueError(
+            f"the training diverged, so its model is not stored: lower training.learning_rate={recipe.learning_rate} "
+            f"and remove {folder}."
+        )
     return module.net
 
 
@@ -86,33 +105,50 @@ def _quiet() -> None:
     )  # StepSampler can
 
 
+class _Bar(RichProgressBar):
+    """Loss and speed, without the number that Lightning gives to a logger's folder."""
+
+    def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
+
+
 def build_trainer(
     trainer_config: dict[str, Any], logger: list[Logger] | bool, callbacks: list[Callback]
 ) -> lightning.Trainer:
     """Lightning's Trainer from a resolved trainer group; training is one epoch of max_steps batches."""
     ours = ("compile", "threads", "checkpoint_every_n_steps")
-    if trainer_config.get("enable_progress_bar", True):
-        callbacks = [*callbacks, RichProgressBar(refresh_rate=_REFRESH)]
-    return lightning.Trainer(
-        **{name: value for name, value in trainer_config.items() if name not in ours},
-        max_epochs=1,
-        logger=logger,
-        callbacks=callbacks,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # StepSampler shares the batch itself
-    )
+    if trainer_config["enable_progress_bar"]:
+        callbacks = [*callbacks, _Bar(refresh_rate=_REFRESH)]
+    try:
+        return lightning.Trainer(
+            **{name: value for name, value in trainer_config.items() if name not in ours},
+            max_epochs=1,
+            logger=logger,
+            callbacks=callbacks,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # StepSampler shares the batch itself
+        )
+    except (TypeError, MisconfigurationException) as error:
+        raise ValueError(f"the trainer settings do not work: {error}") from error
 
 
-def _training_curve(folder: Path, resumed: Path | None) -> CSVLogger:
+def _read(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint} cannot be read: remove it to train from the start.") from error
+
+
+def _training_curve(folder: Path, past: dict[str, Any] | None) -> CSVLogger:
     """The model's own metrics.csv. Lightning's logger starts a file anew, so a resumed one is given its past back."""
-    path, past = folder / "metrics.csv", []
-    if resumed and path.is_file():
-        reached = torch.load(resumed, weights_only=True, map_location="cpu")["global_step"]
+    path, rows = folder / "metrics.csv", []
+    if past and path.is_file():
         with path.open(newline="") as file:
-            past = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-        past = [row for row in past if int(row["step"]) < reached]
+            rows = [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+        rows = [row for row in rows if int(row["step"]) < past["global_step"]]
     path.unlink(missing_ok=True)
     logger = CSVLogger(folder, name="", version="")
-    logger.experiment.metrics.extend(past)
+    logger.experiment.metrics.extend(rows)
+    logger.save()
     return logger

@@ -13,7 +13,7 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     """The trainer settings with accelerator, precision and compile made concrete; the rest is passed through.
 
     auto is CUDA in bf16-mixed and compiled where there is a GPU, the CPU in float32 elsewhere. Raises ValueError
-    for an accelerator that is not here.
+    for an accelerator that is not here, and for a precision or strategy that is not supported.
     """
     accelerator = trainer["accelerator"]
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
@@ -24,15 +24,29 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
         )
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     concrete = {"accelerator": "cuda" if gpu else "cpu"}
-    if trainer["precision"] == "auto":
-        concrete["precision"] = "bf16-mixed" if gpu else "32-true"
+    precision = str(trainer["precision"])
+    if precision == "auto":
+        precision = "bf16-mixed" if gpu else "32-true"
+    precision = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true"}.get(precision, precision)
+    if precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        # the average of the weights must not be kept in less than float32, and tables are computed in more
+        raise ValueError(f"trainer.precision={precision} is not supported: choose 32-true, bf16-mixed or 16-mixed.")
+    concrete["precision"] = precision
     if trainer["compile"] == "auto":
         concrete["compile"] = gpu
-    if trainer["strategy"] == "auto" and trainer["devices"] not in (1, "1"):
-        # Devices other than the first run nothing but the training; Lightning's usual strategy would start the whole
-        # command, report and all, once a device.
+    if trainer["strategy"] not in ("auto", "ddp_spawn"):
+        raise ValueError(
+            f"trainer.strategy={trainer['strategy']} is not supported: it would run the whole command once a device; "
+            "leave it at auto."
+        )
+    if trainer["strategy"] == "auto" and not _one(trainer["devices"]):
+        # Devices other than the first run nothing but the training, which is what Lightning's spawning strategy does.
         concrete["strategy"] = "ddp_spawn"
     return {**trainer, **concrete}
+
+
+def _one(devices: Any) -> bool:
+    return devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
 
 
 def use_threads(n: int | None) -> None:
@@ -41,8 +55,10 @@ def use_threads(n: int | None) -> None:
 
 
 def device(trainer: dict[str, Any]) -> torch.device:
-    """The one device on which a resolved trainer's model is sampled."""
-    return torch.device(trainer["accelerator"])
+    """The one device on which a resolved trainer's model is sampled: the first that it trains on."""
+    devices = trainer["devices"]
+    first = devices[0] if isinstance(devices, list) and trainer["accelerator"] == "cuda" else None
+    return torch.device(trainer["accelerator"], first)
 
 
 def place(net: nn.Module, trainer: dict[str, Any]) -> nn.Module:

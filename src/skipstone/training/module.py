@@ -122,8 +122,10 @@ class DiffusionModule(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
     ) -> None:
-        """Clip the global norm. Lightning's own hook refuses fused optimizers in mixed precision, bfloat16 too."""
-        if gradient_clip_val:
+        """Clip as asked, the global norm by default. Lightning's hook refuses fused optimizers in mixed precision."""
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
             nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> dict:

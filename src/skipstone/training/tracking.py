@@ -3,11 +3,14 @@
 Training and sampling are two runs of a tracker, for a model is trained once and sampled many times.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
+
+log = logging.getLogger(__name__)
 
 
 def wandb(
@@ -24,18 +27,25 @@ def wandb(
 
     dataset, schedule = config["dataset"]["name"], config["schedule"]["_target_"].rsplit(".", 1)[-1].lower()
     tags = [dataset] if job_type == "train" else [dataset, schedule, f"tau={config['tau']}", f"eta={config['eta']}"]
-    return WandbLogger(
-        project=project,
-        entity=entity,
-        id=run_id,
-        name=run_id,
-        save_dir=str(directory),
-        mode=None if "WANDB_MODE" in os.environ or client.login(prompt=False) else "offline",
-        job_type=job_type,
-        tags=tags,
-        config=config,
-        resume="allow" if run_id else None,
-    )
+    options = {
+        "project": project,
+        "entity": entity,
+        "id": run_id,
+        "name": run_id,
+        "save_dir": str(directory),
+        "job_type": job_type,
+        "tags": tags,
+        "config": config,
+        "resume": "allow" if run_id else None,
+    }
+    offline = "WANDB_MODE" not in os.environ and not client.login(prompt=False, verify=False)
+    logger = WandbLogger(mode="offline" if offline else None, **options)
+    try:
+        _ = logger.experiment  # begins the run
+    except client.errors.Error as error:
+        log.warning("W&B cannot be reached, so this run is kept offline (wandb sync uploads it): %s", error)
+        logger = WandbLogger(mode="offline", **options)
+    return logger
 
 
 def csv(*, job_type: str, run_id: str | None, directory: Path, config: dict[str, Any]) -> Logger:
@@ -49,10 +59,13 @@ def none(*, job_type: str, run_id: str | None, directory: Path, config: dict[str
     """No tracker: the run folder and the model's own metrics.csv hold everything."""
 
 
-def finish(logger: Logger | None) -> None:
-    """Close a tracker's run. Two W&B loggers in one process would share one run if the first were left open."""
+def finish(logger: Logger | None, finished: bool) -> None:
+    """Close a tracker's run. Two W&B loggers in one process would share one run if the first were left open.
+
+    finished: whether what it tracked came to its end.
+    """
     if logger is None:
         return
-    logger.finalize("success")
+    logger.finalize("success" if finished else "failed")
     if type(logger).__name__ == "WandbLogger":
-        logger.experiment.finish()
+        logger.experiment.finish(exit_code=0 if finished else 1)

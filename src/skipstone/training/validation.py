@@ -29,7 +29,7 @@ class SamplingCallback(Callback):
             results = self.sample(module.net)
         for result in results:
             pictures.save_grid(result.samples, self.folder / f"step{trainer.global_step:06d}-{result.cell.name}.png")
-        log_results(trainer.loggers, results, trainer.global_step)
+        log_results(trainer.loggers, results, trainer.global_step - 1)  # where Lightning logs the losses
 
 
 def log_results(loggers: list, results: list[Result], step: int | None = None) -> None:

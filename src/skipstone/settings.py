@@ -1,0 +1,95 @@
+"""What a composed configuration's numbers must be, checked before anything is built, read or written."""
+
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# key: (type, smallest value allowed). A key that a group does not have is passed over.
+_NUMBERS = {
+    "seed": (int, 0),
+    "noise.num_steps": (int, 2),
+    "noise.beta_1": (float, 0),
+    "noise.beta_T": (float, 0),
+    "noise.offset": (float, 0),
+    "noise.beta_max": (float, 0),
+    "dataset.image_size": (int, 1),
+    "dataset.channels": (int, 1),
+    "dataset.held_out": (float, 0),
+    "model.base": (int, 4),
+    "model.blocks": (int, 1),
+    "model.patch": (int, 1),
+    "model.dropout": (float, 0),
+    "training.batch_size": (int, 1),
+    "training.learning_rate": (float, 0),
+    "training.warmup": (int, 0),
+    "training.weight_decay": (float, 0),
+    "training.ema_decay": (float, 0),
+    "trainer.max_steps": (int, 1),
+    "trainer.accumulate_grad_batches": (int, 1),
+    "trainer.log_every_n_steps": (int, 1),
+    "trainer.checkpoint_every_n_steps": (int, 1),
+    "evaluation.images": (int, 2),
+    "evaluation.batch_size": (int, 1),
+    "evaluation.fine_images": (int, 1),
+    "evaluation.training.images": (int, 2),
+    "metrics.features": (int, 4),
+    "metrics.subsets": (int, 1),
+    "metrics.subset_size": (int, 2),
+}
+_NUMBERS_OR_NULL = {"trainer.threads": (int, 1), "trainer.gradient_clip_val": (float, 0)}
+_LISTS = (
+    "model.multipliers", "model.attention", "evaluation.taus", "evaluation.etas", "evaluation.training.taus",
+    "evaluation.training.etas",
+)  # fmt: skip
+_SWITCHES = ("fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar")
+# Keys that follow another one, where a change would be ignored or contradict it
+_FOLLOWERS = {
+    "schedule.tau": "tau",
+    "solver.eta": "eta",
+    "model.image_size": "dataset.image_size",
+    "model.channels": "dataset.channels",
+}
+_LARGEST_SEED = 2**63 - 1
+
+
+def check(config: DictConfig) -> None:
+    """Raise ValueError, naming the key, the value and what is allowed; give real numbers typed as integers their type.
+
+    What depends on something else (tau on the schedule, eta on the solver, sizes on the network) is checked there.
+    """
+    for key, (kind, smallest) in {**_NUMBERS, **_NUMBERS_OR_NULL}.items():
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is _ABSENT or (value is None and key in _NUMBERS_OR_NULL):
+            continue
+        allowed = (int,) if kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value < float("inf"):
+            name = "an integer" if kind is int else "a number"
+            raise _refusal(key, value, f"{name} of at least {smallest}")
+        if kind is float and key != "dataset.held_out":  # a count or a fraction
+            OmegaConf.update(config, key, float(value))  # 0 and 0.0 are the same model
+    if config.seed > _LARGEST_SEED:
+        raise _refusal("seed", config.seed, f"an integer of at most {_LARGEST_SEED}")
+    for key in _LISTS:
+        value = OmegaConf.select(config, key)
+        if not OmegaConf.is_list(value) or (len(value) == 0 and key != "model.attention"):
+            raise _refusal(key, value, "a list such as [1,2], not empty")
+    for key in _SWITCHES:
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is not _ABSENT and not isinstance(value, bool):
+            raise _refusal(key, value, "true or false")
+    if config.trainer.compile not in ("auto", True, False):
+        raise _refusal("trainer.compile", config.trainer.compile, "auto, true or false")
+    if not re.fullmatch(r"[\w.-]+", str(config.dataset.name)) or str(config.dataset.name).startswith("."):
+        raise _refusal("dataset.name", config.dataset.name, "a word, for it begins the name of the model's folder")
+    for key, leader in _FOLLOWERS.items():
+        value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
+        if value is not _ABSENT and value != leading:
+            raise ValueError(f"{key}={value} is not allowed: it follows {leader}, so set {leader}={value} instead.")
+
+
+_ABSENT = object()
+
+
+def _refusal(key: str, value: Any, allowed: str) -> ValueError:
+    return ValueError(f"{key}={repr(value) if isinstance(value, str) else value} is not allowed: it is {allowed}.")
