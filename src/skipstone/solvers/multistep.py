@@ -6,6 +6,7 @@ order 2 at most. Steps may be spaced in any way: the weights follow the visited 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,27 +16,28 @@ from skipstone.solvers.table import Path, StepTable, ascend, ddim_row, descend, 
 
 
 @dataclass(frozen=True)
-class DPMSolverPP:
-    """DPM-Solver++ multistep (Lu et al. 2022, algorithm 2), which predicts x0 and steps in λ = log(√ᾱ/√(1−ᾱ)).
+class _Multistep:
+    """What multistep solvers have in common; `_table` fills either way's rows.
 
-    order: 1 (DDIM), 2 or 3.
-    variant: of order 3. "exact" takes the second derivative that a third-order step needs. "published" takes half of
-        it, as the authors' code and diffusers do, and is of order 2.
-    to_data, clip_x0: as for DDIM.
+    order: 1 (DDIM), 2 or 3.  variant: "exact" or "published", see the classes.  to_data, clip_x0: as for DDIM.
     """
 
+    family: ClassVar[str]
     order: int = 2
     variant: str = "exact"
     to_data: bool = True
     clip_x0: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.order, self.variant)
+        if self.order not in (1, 2, 3):
+            raise ValueError(f"solver.order={self.order} is not available: choose 1, 2 or 3.")
+        if self.variant not in ("exact", "published"):
+            raise ValueError(f"solver.variant={self.variant!r} is unknown: choose exact or published.")
 
     @property
     def name(self) -> str:
-        """For cells and tables: dpm_solver_pp2, dpm_solver_pp3_published, ..."""
-        return f"dpm_solver_pp{self.order}" + ("_published" if self.variant == "published" else "")
+        """For cells and tables: dpm_solver_pp2, adams_bashforth3_published, ..."""
+        return f"{self.family}{self.order}" + ("_published" if self.variant == "published" else "")
 
     def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
         """The table from noise to data over the visited steps (ascending ints)."""
@@ -44,6 +46,19 @@ class DPMSolverPP:
     def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
         """The table from data to noise. Starts on clean data if `to_data`, else at the first visited step."""
         return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
+
+    def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
+        raise NotImplementedError
+
+
+class DPMSolverPP(_Multistep):
+    """DPM-Solver++ multistep (Lu et al. 2022, algorithm 2), which predicts x0 and steps in λ = log(√ᾱ/√(1−ᾱ)).
+
+    variant: of order 3. "exact" takes the second derivative that a third-order step needs. "published" takes half of
+        it, as the authors' code and diffusers do, and is of order 2.
+    """
+
+    family = "dpm_solver_pp"
 
     def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
         a, b = ddim_row(process, path)
@@ -71,36 +86,14 @@ class DPMSolverPP:
         return -phi_1 * D0 + (phi_1 / h + 1) * D1 - ((phi_1 + h) / h**2 - 0.5) * D2
 
 
-@dataclass(frozen=True)
-class AdamsBashforth:
+class AdamsBashforth(_Multistep):
     """DDIM's step (Eq. 13) with eps extrapolated from earlier rows: Adams-Bashforth in r = √((1−ᾱ)/ᾱ).
 
-    order: 1 (DDIM), 2 or 3.
     variant: "exact" integrates the polynomial through the visited r, and is of its order on any steps. "published"
         takes the weights of even steps whatever the spacing, as PLMS does (Liu et al. 2022).
-    to_data, clip_x0: as for DDIM.
     """
 
-    order: int = 2
-    variant: str = "exact"
-    to_data: bool = True
-    clip_x0: bool = False
-
-    def __post_init__(self) -> None:
-        _check(self.order, self.variant)
-
-    @property
-    def name(self) -> str:
-        """For cells and tables: adams_bashforth2, adams_bashforth3_published, ..."""
-        return f"adams_bashforth{self.order}" + ("_published" if self.variant == "published" else "")
-
-    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from noise to data over the visited steps (ascending ints)."""
-        return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
-
-    def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from data to noise. Starts on clean data if `to_data`, else at the first visited step."""
-        return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
+    family = "adams_bashforth"
 
     def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
         r_t, r_p = noise_ratio(process, path.t), noise_ratio(process, path.p)
@@ -134,10 +127,3 @@ def _orders(path: Path, highest: int) -> list[int]:
         run = run + 1 if inner else 0
         orders.append(min(highest, max(run, 1)))
     return orders
-
-
-def _check(order: int, variant: str) -> None:
-    if order not in (1, 2, 3):
-        raise ValueError(f"solver.order={order} is not available: choose 1, 2 or 3.")
-    if variant not in ("exact", "published"):
-        raise ValueError(f"solver.variant={variant!r} is unknown: choose exact or published.")
