@@ -1,6 +1,7 @@
-"""Speed here: python scripts/benchmark.py training | startup [overrides as for train.py]
+"""Speed here: python scripts/benchmark.py training | sampling | startup [overrides as for train.py]
 
 training: steps a second of Lightning's fit over those of a bare loop with the same module, optimizer, clip and EMA.
+sampling: seconds of engine.sample over those of as many bare calls of the network at the same batch.
 startup: seconds of --help and --cfg job, and from the command to the end of the first training step.
 """
 
@@ -115,6 +116,39 @@ def _differences(times: list[float]) -> list[float]:
     return [(after - before) / BLOCK for before, after in pairwise(times[WARM_UP::BLOCK])]
 
 
+def sampling(rounds: int, steps: int, overrides: list[str]) -> None:
+    """Alternate calls and samples of `steps` rows at batch 64; compare medians."""
+    import torch
+
+    from skipstone import engine, schedules, solvers
+    from skipstone.training import hardware
+
+    module, images, settings = _module(overrides)
+    device = hardware.device(settings)
+    net = module.net.to(device).eval()
+    table = solvers.DDIM().table(module.process, schedules.Linspace(steps)(module.process.num_steps))
+    x = torch.randn(64, *images.shape, device=device)
+    t = torch.full((64,), 500, device=device)
+
+    def bare() -> None:
+        for _ in range(table.nfe):
+            net(x, t)
+
+    times: dict[str, list[float]] = {"bare": [], "sample": []}
+    with torch.no_grad():
+        for _ in range(rounds + 1):
+            for name, call in (("bare", bare), ("sample", lambda: engine.sample(net, table, start=x))):
+                began = time.perf_counter()
+                call()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                times[name].append(time.perf_counter() - began)
+    bare_time, sample_time = (statistics.median(times[name][1:]) for name in ("bare", "sample"))
+    print(f"network alone  {64 * table.nfe / bare_time:9.0f} evaluations/s")
+    print(f"engine.sample  {64 * table.nfe / sample_time:9.0f} evaluations/s")
+    print(f"sample / bare  {sample_time / bare_time:9.3f}   ({rounds} rounds of {table.nfe} rows, medians)")
+
+
 def startup(rounds: int, overrides: list[str]) -> None:
     """Medians over fresh processes; the checkpoint that is written after step 1 marks its end."""
     for flags in (["--help"], ["--cfg", "job"]):
@@ -142,13 +176,15 @@ def _first_step_seconds(overrides: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["training", "startup"])
+    parser.add_argument("what", choices=["training", "sampling", "startup"])
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60, help="of each loop in each round (training)")
+    parser.add_argument("--steps", type=int, default=60, help="of each loop in each round (training, sampling)")
     arguments = parser.parse_args()
     if arguments.what == "training":
         training(arguments.rounds, arguments.steps, arguments.overrides)
+    elif arguments.what == "sampling":
+        sampling(arguments.rounds, arguments.steps, arguments.overrides)
     else:
         startup(arguments.rounds, arguments.overrides)
 

@@ -41,6 +41,7 @@ def sample(
     step_noise: Tensor | None = None,
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    evaluated: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Run the table to its end; keeps one state, not the trajectory.
 
@@ -51,6 +52,7 @@ def sample(
     batch_size: every batch has this size, the last one padded with samples that are dropped: at one batch size
         sample k is equal bit for bit whatever n. Default: n, at most 256.
     dtype: of the trajectory, whatever the network's precision.
+    evaluated: called after each evaluation of a batch, for a progress bar.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device.
     """
     count, shape = _count_and_shape(n, shape, start)
@@ -65,6 +67,7 @@ def sample(
         z = None if step_noise is None else _take(step_noise, index, dim=1)
         for step in _rows(model, table, x, index, seed, z):
             x = step.x
+            evaluated()
         batches.append(x[:kept])
     return torch.cat(batches)
 
@@ -89,6 +92,16 @@ def trajectory(
     count, shape = _count_and_shape(n, shape, start)
     index = torch.arange(count)
     yield from _rows(model, table, _start(model, shape, seed, index, start, dtype), index, seed, step_noise)
+
+
+def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
+    """`count` start noises from a to b (both ends included) along the sphere (Song et al. 2021, appendix D.5).
+
+    a, b: float [C, H, W].  Returns [count, C, H, W]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b, θ the angle between.
+    """
+    theta = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
+    w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, 1, 1, 1)
+    return (torch.sin((1 - w) * theta) * a + torch.sin(w * theta) * b) / torch.sin(theta)
 
 
 class Inversion(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -15,20 +16,34 @@ _SMALLEST_GRID = 400  # pixels a side: grids of small images are enlarged by a w
 _METRICS = {"solver_rmse": "solver error (RMSE)", "fd_random": "fd_random", "kid_random": "kid_random"}
 
 
-def grid(samples: Tensor) -> Tensor:
-    """The first 64 samples as one picture. uint8 [N, C, H, W] → uint8 [3, H', W']."""
-    shown = samples[:GRID_IMAGES]
-    columns = math.ceil(math.sqrt(len(shown)))
-    return make_grid(shown, nrow=columns, padding=2, pad_value=96)
+def grid(samples: Tensor, columns: int | None = None) -> Tensor:
+    """The first 64 samples, or all of them in so many columns, as one picture. uint8 [N, C, H, W] → [3, H', W']."""
+    shown = samples if columns else samples[:GRID_IMAGES]
+    return make_grid(shown, nrow=columns or math.ceil(math.sqrt(len(shown))), padding=2, pad_value=96)
 
 
-def save_grid(samples: Tensor, path: Path) -> None:
+def save_grid(samples: Tensor, path: Path, columns: int | None = None) -> None:
     """Write `grid(samples)` as a PNG, enlarged without smoothing until it can be looked at."""
-    picture = grid(samples)
-    factor = max(1, math.ceil(_SMALLEST_GRID / picture.shape[-1]))
-    picture = picture.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(picture).save(path, optimize=True)
+    to_pil_image(_enlarged(grid(samples, columns))).save(path, optimize=True)
+
+
+def save_image(image: Tensor, path: Path) -> None:
+    """Write one image, uint8 [C, H, W], as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_pil_image(image).save(path)
+
+
+def save_animation(steps: Sequence[tuple[Tensor, Tensor]], path: Path) -> None:
+    """Write a GIF of a trajectory: each step's x_t above its predicted x0, uint8 [N, C, H, W] each; the last stays."""
+    frames = [to_pil_image(_enlarged(grid(torch.cat(pair), columns=len(pair[0])))) for pair in steps]
+    durations = [80] * (len(frames) - 1) + [2000]  # milliseconds
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def _enlarged(picture: Tensor) -> Tensor:
+    factor = max(1, math.ceil(_SMALLEST_GRID / picture.shape[-1]))
+    return picture.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
 def save_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -56,4 +71,23 @@ def save_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.legend(fontsize="small")
     first = rows[0]
     figure.suptitle(f"{first['solver']}, schedule {first['schedule']}, {first['images']} images a cell")
+    figure.savefig(path, dpi=130)
+
+
+# Song et al. 2021, table 2: CIFAR-10 test images in [0, 1], encoded and decoded in S steps each
+_PAPER_TABLE_2 = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
+
+
+def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The error of encoding and decoding against NFE, both axes logarithmic, the paper's figures beside it."""
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for method, label in (("euler", "encode, decode"), ("exact", "invert, decode")):
+        points = sorted((row["nfe"], row["mse"]) for row in rows if row["method"] == method)
+        if points:
+            axes.loglog(*zip(*points, strict=True), "o-", label=label)
+    axes.loglog(_PAPER_TABLE_2.keys(), _PAPER_TABLE_2.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
+    axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     figure.savefig(path, dpi=130)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,10 +16,23 @@ _SHOWN = ("schedule", "tau", "eta", "nfe", "solver_rmse", "fd_random", "kid_rand
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
     """One row a cell; a value that a cell does not have is empty."""
+    write_rows([result.row for result in results], path)
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Rows with the same keys as CSV."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(results[0].row))
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(result.row for result in results)
+        writer.writerows(rows)
+
+
+def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Rows with the same keys on the terminal."""
+    table = Table(*rows[0], title=title, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(_show(value) for value in row.values()))
+    Console().print(table)
 
 
 def print_table(results: Sequence[Result]) -> None:

@@ -1,0 +1,42 @@
+"""Images between images: python scripts/interpolate.py run=<key> schedule=exp tau=50
+
+Each row goes from one start noise to another on the sphere (Shoemake's slerp), as in the DDIM paper's section 5.3.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from skipstone.command import CONF, main
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="interpolate")
+def job(config: DictConfig) -> None:
+    """Writes grid.png: `rows` pairs of start noises, `columns` images from one to the other."""
+    import torch
+    from rich.progress import Progress
+
+    from skipstone import engine, philox
+    from skipstone.data import to_bytes
+    from skipstone.finished import new_folder, open_model
+    from skipstone.report import pictures
+
+    if config.rows < 1 or config.columns < 2:
+        raise ValueError(f"rows={config.rows} must be at least 1 and columns={config.columns} at least 2.")
+    model = open_model(config)
+    cell = model.cell()
+    if cell.table.stochastic:
+        raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")
+    folder = new_folder(config.out)
+    ends = philox.normal(config.seed, philox.Stream.START, torch.arange(2 * config.rows), model.shape)
+    start = torch.cat([engine.slerp(a, b, config.columns) for a, b in zip(ends[::2], ends[1::2], strict=True)])
+    with Progress(transient=True) as progress:
+        task = progress.add_task(cell.name, total=cell.table.nfe)
+        x = engine.sample(
+            model.net, cell.table, start=start, batch_size=len(start), evaluated=lambda: progress.advance(task)
+        )
+    pictures.save_grid(to_bytes(x).cpu(), folder / "grid.png", columns=config.columns)
+    print(f"{config.rows} rows between start noises, {cell.name}, in {folder}")
+
+
+if __name__ == "__main__":
+    main(job)

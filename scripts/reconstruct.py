@@ -1,0 +1,73 @@
+"""Encode held-out images and decode them: python scripts/reconstruct.py run=<key> schedule=quad
+
+The error against the number of evaluations is the DDIM paper's table 2; exact inversion stands beside it.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from skipstone.command import CONF, main
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="reconstruct")
+def job(config: DictConfig) -> None:
+    """Writes reconstruction.csv (mse of images in [0, 1]), reconstruction.png (its curve) and rows.png (at `tau`)."""
+    import torch
+    from hydra.utils import instantiate
+    from rich.progress import track
+
+    from skipstone import engine
+    from skipstone.data import to_bytes, to_unit
+    from skipstone.finished import new_folder, open_model
+    from skipstone.report import pictures, table
+
+    model = open_model(config)
+    process, net = model.process, model.net
+    images = instantiate(config.dataset)
+    if images.shape != model.shape:
+        raise ValueError(f"the model makes images {model.shape}, dataset={images.name} holds {images.shape}.")
+    x0 = to_unit(images.held_out[: config.n]).to(next(net.parameters()).device)
+    solver = instantiate(config.solver)
+
+    def visited(tau: int) -> tuple[int, ...]:
+        return instantiate(model.config.schedule, tau=tau)(process.num_steps)
+
+    def encoded(tau: int) -> torch.Tensor:
+        return engine.sample(net, solver.encode_table(process, visited(tau)), start=x0)
+
+    def decoded(tau: int, z: torch.Tensor) -> torch.Tensor:
+        return engine.sample(net, solver.table(process, visited(tau)), start=z)
+
+    def mse(x: torch.Tensor) -> float:
+        return float(((x - x0) / 2).square().mean())
+
+    for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
+        solver.encode_table(process, visited(tau))
+    folder = new_folder(config.out)
+    rows = []
+    for tau in track(config.taus, "encoding and decoding", transient=True):
+        nfe = len(visited(tau))
+        rows.append(
+            {"method": "euler", "tau": tau, "nfe": nfe, "evaluations": 2 * nfe, "mse": mse(decoded(tau, encoded(tau)))}
+        )
+    inner = instantiate(config.solver, to_data=False)
+    for tau in track(config.exact, "inverting", transient=True):
+        steps = inner.table(process, visited(tau))
+        z, solved = engine.invert(net, steps, x0)
+        evaluations = sum(row.evaluations for row in solved) + steps.nfe
+        error = mse(engine.sample(net, steps, start=z))
+        coarse = [f"{row.t}-{row.p}" for row in solved if not row.converged]
+        rows.append({"method": "exact", "tau": tau, "nfe": steps.nfe, "evaluations": evaluations, "mse": error})
+        if coarse:
+            print(f"tau={tau}: too coarse to invert at the steps {' '.join(coarse)}")
+    table.write_rows(rows, folder / "reconstruction.csv")
+    pictures.save_reconstruction(rows, folder / "reconstruction.png")
+    z = encoded(config.tau)
+    shown = torch.cat([x[:10] for x in (x0, z / 2, decoded(config.tau, z))])  # the latent at half its contrast
+    pictures.save_grid(to_bytes(shown).cpu(), folder / "rows.png", columns=min(10, len(x0)))
+    table.print_rows(rows, f"{solver.name}, {len(x0)} held-out images, mse of pixels in [0, 1]")
+    print(f"Look next at {folder / 'reconstruction.png'} and {folder / 'rows.png'}")
+
+
+if __name__ == "__main__":
+    main(job)

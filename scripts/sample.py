@@ -1,0 +1,52 @@
+"""Samples of a finished model: python scripts/sample.py run=<key> schedule=exp tau=20 eta=0.0 n=64"""
+
+import hydra
+from omegaconf import DictConfig
+
+from skipstone.command import CONF, main
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
+def job(config: DictConfig) -> None:
+    """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
+    import numpy as np
+    from rich.progress import Progress
+
+    from skipstone import engine
+    from skipstone.data import to_bytes
+    from skipstone.finished import new_folder, open_model
+    from skipstone.report import pictures
+
+    model = open_model(config)
+    cell = model.cell()
+    if config.n < 1 or config.batch_size < 1:
+        raise ValueError(f"n={config.n} and batch_size={config.batch_size} must be at least 1.")
+    folder = new_folder(config.out)
+    with Progress(transient=True) as progress:
+        batches = -(-config.n // config.batch_size)
+        task = progress.add_task(cell.name, total=batches * cell.table.nfe)
+        x = engine.sample(
+            model.net,
+            cell.table,
+            config.n,
+            model.shape,
+            seed=config.seed,
+            batch_size=min(config.n, config.batch_size),
+            evaluated=lambda: progress.advance(task),
+        )
+    np.savez(folder / "samples.npz", samples=x.cpu().numpy())
+    images = to_bytes(x).cpu()
+    pictures.save_grid(images, folder / "grid.png")
+    if config.singles:
+        for k, image in enumerate(images):
+            pictures.save_image(image, folder / "singles" / f"{k:05d}.png")
+    if config.gif:
+        steps = engine.trajectory(model.net, cell.table, min(8, config.n), model.shape, seed=config.seed)
+        pictures.save_animation(
+            [(to_bytes(step.x).cpu(), to_bytes(step.x0).cpu()) for step in steps], folder / "steps.gif"
+        )
+    print(f"{config.n} samples of {cell.name} ({cell.table.nfe} evaluations each) in {folder}")
+
+
+if __name__ == "__main__":
+    main(job)

@@ -1,0 +1,55 @@
+"""What the commands on finished models share: find the model, build the table, make the folder for what they write."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from skipstone import runs
+from skipstone.evaluation import Cell, build_cells
+from skipstone.process import ForwardProcess
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A model on its device, its process, the form of its images and the composed settings with the model's β."""
+
+    net: nn.Module
+    process: ForwardProcess
+    shape: tuple[int, int, int]
+    config: DictConfig
+
+    def cell(self) -> Cell:
+        """The (schedule, solver, tau, eta) that was asked for."""
+        (cell,) = build_cells(self.config, self.process, [], [])
+        return cell
+
+
+def open_model(config: DictConfig) -> Finished:
+    """The model that `run` names, by its key or its folder. Raises FileNotFoundError with the keys that there are."""
+    folder = Path(config.run)
+    if not folder.is_dir():
+        store = runs.ModelStore(config.paths.outputs)
+        folder = store.folder(config.run)
+        if not folder.is_dir():
+            there = sorted(path.parent.name for path in store.root.glob("*/DONE")) or ["none; train one with train.py"]
+            raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={config.device} is unknown: choose auto, cpu or cuda.")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda asks for CUDA, and there is none here: use device=cpu or device=auto.")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    net, process = runs.load(folder)
+    config = OmegaConf.merge(config, {"noise": OmegaConf.load(folder / "config.yaml").noise})
+    return Finished(net.to("cuda" if cuda else "cpu"), process, (net.channels, net.image_size, net.image_size), config)
+
+
+def new_folder(path: str | Path) -> Path:
+    """Make the folder. Raises FileExistsError if it holds anything, so that nothing is overwritten."""
+    folder = Path(path)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"out={folder} holds files already: name a folder that does not exist.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

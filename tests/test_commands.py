@@ -1,0 +1,117 @@
+"""The commands on a finished model, as a user calls them."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+
+from skipstone import engine, load, schedules, solvers
+from skipstone.runs import ModelStore
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """A store with one small model, whose weights are random but not the zeros that a fresh one predicts with."""
+    folder = tmp_path_factory.mktemp("outputs")
+    noise = {"_target_": "skipstone.noise.linear", "num_steps": 100, "beta_1": 1e-3, "beta_T": 0.2}
+    model = {
+        "_target_": "skipstone.VelocityUNet",
+        "betas": noise,
+        "image_size": 28,
+        "channels": 1,
+        "base": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": [7],
+        "patch": 2,
+    }
+
+    def build(_):
+        torch.manual_seed(0)
+        net = instantiate(OmegaConf.create(model))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        return net
+
+    ModelStore(folder).ensure({"dataset": {"name": "mnist5k"}, "model": model, "noise": noise}, build)
+    return folder
+
+
+def run(command, outputs, *arguments):
+    (key,) = (path.name for path in (outputs / "models").iterdir())
+    return subprocess.run(
+        [sys.executable, f"scripts/{command}.py", f"run={key}", f"paths.outputs={outputs}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_sample(outputs, tmp_path):
+    out = tmp_path / "out"
+    done = run("sample", outputs, "tau=5", "eta=1.0", "n=3", "seed=7", "singles=true", "gif=true", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    net, process = load(next((outputs / "models").iterdir()))
+    table = solvers.DDIM(eta=1.0).table(process, schedules.Exp(5)(100))
+    expected = engine.sample(net, table, 3, (1, 28, 28), seed=7)
+    np.testing.assert_allclose(np.load(out / "samples.npz")["samples"], expected.numpy(), atol=1e-4)
+    assert [path.name for path in sorted((out / "singles").iterdir())] == ["00000.png", "00001.png", "00002.png"]
+    assert Image.open(out / "singles" / "00000.png").size == (28, 28)
+    assert Image.open(out / "steps.gif").n_frames == table.nfe
+    again = run("sample", outputs, f"out={out}")
+    assert again.returncode == 1
+    assert "holds files already" in again.stderr
+
+
+def test_interpolate(outputs, tmp_path):
+    done = run("interpolate", outputs, "tau=4", "rows=2", "columns=3", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    width, height = Image.open(tmp_path / "out" / "grid.png").size
+    assert width > height
+    refused = run("interpolate", outputs, "eta=1.0", "tau=4")
+    assert refused.returncode == 1
+    assert "eta=1.0 is not allowed here" in refused.stderr
+
+
+def test_reconstruct(outputs, tmp_path):
+    arguments = ["n=4", "taus=[5,20,80]", "exact=[20]", "tau=20", f"out={tmp_path / 'out'}"]
+    done = run("reconstruct", outputs, *arguments)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "reconstruction.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    errors = [float(row["mse"]) for row in rows if row["method"] == "euler"]
+    assert errors == sorted(errors, reverse=True)
+    (exact,) = (float(row["mse"]) for row in rows if row["method"] == "exact")
+    assert exact < errors[1] / 100
+    assert (tmp_path / "out" / "reconstruction.png").stat().st_size > 0
+    assert (tmp_path / "out" / "rows.png").stat().st_size > 0
+
+
+def test_a_model_that_is_not_there_is_named(outputs, tmp_path):
+    done = run("sample", outputs, f"run={tmp_path / 'nowhere'}")
+    assert done.returncode == 1
+    assert "is neither a folder nor a key: there is mnist5k-" in done.stderr
+
+
+def test_slerp_stays_on_the_sphere():
+    a, b = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    path = engine.slerp(a, b, 5)
+    torch.testing.assert_close(path[[0, -1]], torch.stack([a, b]))
+    unit = engine.slerp(a / a.norm(), b / b.norm(), 5)
+    torch.testing.assert_close(unit.flatten(1).norm(dim=1), torch.ones(5, dtype=torch.float64))
+    angles = torch.arccos((unit[1:] * unit[:-1]).flatten(1).sum(dim=1))
+    torch.testing.assert_close(angles, angles[:1].expand(4))
