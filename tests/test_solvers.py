@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler
 
 from skipstone import ForwardProcess, engine, noise, schedules, solvers
 
-ALPHA_BAR = np.append(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), 1.0)  # the last entry is index −1: clean data
+BETAS = np.linspace(1e-4, 0.02, 1000)
+LOG_ALPHA_BAR = [math.fsum(np.log1p(-BETAS[: t + 1])) for t in range(1000)] + [0.0]  # the last is index −1: clean data
 
 
 @pytest.mark.parametrize(
@@ -22,13 +23,15 @@ def test_rows_are_equations_12_and_16(process, schedule, eta):
     rng = np.random.default_rng(0)
     for i, (t, p) in enumerate(zip(table.t.tolist(), table.p.tolist(), strict=True)):
         x, eps, z = rng.standard_normal(3)
-        at, ap = ALPHA_BAR[t], ALPHA_BAR[p]
-        sigma = eta * math.sqrt((1 - ap) / (1 - at)) * math.sqrt(1 - at / ap)  # Eq. 16
-        x0 = (x - math.sqrt(1 - at) * eps) / math.sqrt(at)  # Eq. 9
-        expected = math.sqrt(ap) * x0 + math.sqrt(max(1 - ap - sigma**2, 0)) * eps + sigma * z  # Eq. 12
+        at, ap = math.exp(LOG_ALPHA_BAR[t]), math.exp(LOG_ALPHA_BAR[p])
+        nt, np_ = -math.expm1(LOG_ALPHA_BAR[t]), -math.expm1(LOG_ALPHA_BAR[p])  # 1 − ᾱ with all its digits
+        sigma = eta * math.sqrt(np_ / nt) * math.sqrt(-math.expm1(LOG_ALPHA_BAR[t] - LOG_ALPHA_BAR[p]))  # Eq. 16
+        x0 = (x - math.sqrt(nt) * eps) / math.sqrt(at)  # Eq. 9
+        expected = math.sqrt(ap) * x0 + math.sqrt(max(np_ - sigma**2, 0)) * eps + sigma * z  # Eq. 12
         x0_row = (x - table.sqrt_one_minus_alpha_bar[i].item() * eps) / table.sqrt_alpha_bar[i].item()
         row = table.a[i].item() * x + table.b[i].item() * x0_row + table.s[i].item() * z
-        assert row == pytest.approx(expected, rel=1e-9, abs=1e-9)  # numpy's 1 − ᾱ has lost some digits near t = 0
+        scale = abs(math.sqrt(ap) * x0) + math.sqrt(np_) + sigma  # of the terms that are summed
+        assert row == pytest.approx(expected, rel=0, abs=1e-12 * scale)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
@@ -178,3 +181,32 @@ def test_one_step_that_goes_nowhere_is_refused(process):
     assert solvers.DDIM().table(process, [999]).nfe == 1
     with pytest.raises(ValueError, match="nothing to do"):
         solvers.DDIM(to_data=False).table(process, [999])
+
+
+def generated_variance(process, steps, eta, variance):
+    """The variance of what DDIM generates for data N(0, variance), whose predicted x0 is linear in x."""
+    table = solvers.DDIM(eta=eta).table(process, steps)
+    alpha_bar = process.alpha_bar(table.t)
+    predicted = alpha_bar.sqrt() * variance / (alpha_bar * variance + process.one_minus_alpha_bar(table.t))
+    reached = 1.0
+    for gain, s in zip((table.a + table.b * predicted).tolist(), table.s.tolist(), strict=True):
+        reached = gain**2 * reached + s**2
+    return reached
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("variance", [0.05, 0.5, 3.0])
+def test_generated_variance_approaches_the_datas(eta, variance):
+    """As NFE grows, down to a floor of a few times 1/T that the T steps themselves leave, and that shrinks with T."""
+    floors = []
+    for T in (1000, 4000):
+        process = ForwardProcess(noise.linear(T, 0.1 / T, 20 / T))
+        errors = []
+        for stride in (T // 10, T // 40, T // 160, 1):
+            steps = schedules.Uniform(stride)(T)
+            errors.append(abs(generated_variance(process, steps, eta, variance) / variance - 1))
+        assert errors[-1] < errors[0] / 10
+        assert errors[2] < errors[0]
+        assert errors[-1] < 40 / T
+        floors.append(errors[-1])
+    assert floors[1] < floors[0]
