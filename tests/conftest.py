@@ -14,7 +14,7 @@ from skipstone import ForwardProcess, UNet, noise
 from skipstone.command import CONF
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def process():
     return ForwardProcess(noise.linear())
 
@@ -30,7 +30,7 @@ def net():
     return net
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed():
     """Hydra's composition, as train.py gets it: composed("schedule=exp", ...)."""
     if not OmegaConf.has_resolver("pid"):

@@ -55,11 +55,11 @@ def test_eta_1_over_every_step_is_the_ddpm_posterior(process):
     table = solvers.DDIM(eta=1.0).table(process, range(1000))
     for i in (0, 10, 500, 998):
         t = int(table.t[i])
-        at, ap = process.alpha_bar(t).item(), process.alpha_bar(t - 1).item()
-        beta = process.betas[t].item()
-        assert table.b[i].item() == pytest.approx(math.sqrt(ap) * beta / (1 - at), rel=1e-10)
-        assert table.a[i].item() == pytest.approx(math.sqrt(1 - beta) * (1 - ap) / (1 - at), rel=1e-10)
-        assert table.s[i].item() ** 2 == pytest.approx((1 - ap) / (1 - at) * beta, rel=1e-10)
+        ap, beta = process.alpha_bar(t - 1).item(), process.betas[t].item()
+        nt, np_ = process.one_minus_alpha_bar(t).item(), process.one_minus_alpha_bar(t - 1).item()
+        assert table.b[i].item() == pytest.approx(math.sqrt(ap) * beta / nt, rel=1e-12, abs=1e-15)
+        assert table.a[i].item() == pytest.approx(math.sqrt(1 - beta) * np_ / nt, rel=1e-12)
+        assert table.s[i].item() ** 2 == pytest.approx(np_ / nt * beta, rel=1e-12)
 
 
 @pytest.mark.parametrize("clip", [False, True])
