@@ -20,9 +20,7 @@ def job(config: DictConfig) -> None:
     from skipstone.finished import new_folder, open_model
     from skipstone.report import pictures
 
-    if config.rows < 1 or config.columns < 2:
-        raise ValueError(f"rows={config.rows} must be at least 1 and columns={config.columns} at least 2.")
-    model = open_model(config)
+    model = open_model(config, rows=1, columns=2)
     cell = model.cell()
     if cell.table.stochastic:
         raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")

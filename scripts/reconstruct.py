@@ -21,7 +21,7 @@ def job(config: DictConfig) -> None:
     from skipstone.finished import new_folder, open_model
     from skipstone.report import pictures, table
 
-    model = open_model(config)
+    model = open_model(config, n=1)
     process, net = model.process, model.net
     images = instantiate(config.dataset)
     if images.shape != model.shape:

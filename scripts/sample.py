@@ -17,10 +17,8 @@ def job(config: DictConfig) -> None:
     from skipstone.finished import new_folder, open_model
     from skipstone.report import pictures
 
-    model = open_model(config)
+    model = open_model(config, n=1, batch_size=1)
     cell = model.cell()
-    if config.n < 1 or config.batch_size < 1:
-        raise ValueError(f"n={config.n} and batch_size={config.batch_size} must be at least 1.")
     folder = new_folder(config.out)
     with Progress(transient=True) as progress:
         batches = -(-config.n // config.batch_size)

@@ -107,6 +107,13 @@ def test_a_model_that_is_not_there_is_named(outputs, tmp_path):
     assert "is neither a folder nor a key: there is mnist5k-" in done.stderr
 
 
+def test_a_number_that_is_none_is_refused(outputs, tmp_path):
+    done = run("sample", outputs, "n=many", f"out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert "n='many' is not allowed: it is an integer of at least 1" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_slerp_stays_on_the_sphere():
     a, b = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     path = engine.slerp(a, b, 5)

@@ -119,6 +119,16 @@ def test_unclear_requests_are_refused(net, table, arguments):
         engine.sample(net, table, **arguments)
 
 
+def test_a_bf16_network_runs_a_float32_trajectory(net, table):
+    full = engine.sample(net, table, 2, SHAPE)
+    seen = []
+    net.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].dtype))
+    half = engine.sample(net.bfloat16(), table, 2, SHAPE)
+    assert set(seen) == {torch.bfloat16}
+    assert half.dtype == torch.float32
+    assert (half - full).norm() / full.norm() < 0.05
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_sample_on_the_gpu_is_the_one_on_the_cpu(net, table):

@@ -220,6 +220,13 @@ def test_order_of_convergence(solver, order, exact_rows, encode):
     assert abs(slope - order) < 0.15, (slope, errors)
 
 
+@pytest.mark.parametrize("solver", [DPMSolverPP(order=3, to_data=False), AdamsBashforth(order=3, to_data=False)])
+def test_third_order_that_starts_itself_is_of_second_at_least(solver):
+    nfes = [160, 320, 640, 1280]
+    errors = [error(solver, even_in_log_snr(nfe + 1)) for nfe in nfes]
+    assert -np.polyfit(np.log(nfes), np.log(errors), 1)[0] > 1.85
+
+
 @pytest.mark.parametrize("solver", DETERMINISTIC, ids=lambda solver: solver.name)
 def test_encoding_and_decoding_come_back(process, solver):
     """From clean data to noise and back; the error falls with the number of steps."""

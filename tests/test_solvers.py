@@ -34,6 +34,26 @@ def test_rows_are_equations_12_and_16(process, schedule, eta):
         assert row == pytest.approx(expected, rel=0, abs=1e-12 * scale)
 
 
+@pytest.mark.parametrize("schedule", [schedules.Uniform(1), schedules.Exp(30), schedules.Linspace(10)])
+@pytest.mark.parametrize("sigma", ["adjacent", "large"])
+def test_rows_of_other_sigmas(process, schedule, sigma):
+    """Eq. 12 with σ from t and t−1, and σ̂ = √(1 − ᾱ_t/ᾱ_p) beside the direction of eta = 1, in float64."""
+    eta = 0.2 if sigma == "adjacent" else 1.0
+    table = solvers.DDIM(eta=eta, sigma=sigma).table(process, schedule(1000))
+    for i, (t, p) in enumerate(zip(table.t.tolist(), table.p.tolist(), strict=True)):
+        nt, np_ = -math.expm1(LOG_ALPHA_BAR[t]), -math.expm1(LOG_ALPHA_BAR[p])
+        last = t - 1 if sigma == "adjacent" else p
+        n_last, jump = -math.expm1(LOG_ALPHA_BAR[last]), -math.expm1(LOG_ALPHA_BAR[t] - LOG_ALPHA_BAR[last])
+        s = eta * math.sqrt(n_last / nt * jump)
+        direction = math.sqrt(max(np_ - s**2, 0) / nt)
+        if sigma == "large":
+            s = math.sqrt(jump) if p >= 0 else 0.0
+        assert table.s[i].item() == pytest.approx(s, rel=1e-12)
+        assert table.a[i].item() == pytest.approx(direction, rel=1e-12, abs=1e-12)
+        root_t, root_p = math.exp(LOG_ALPHA_BAR[t] / 2), math.exp(LOG_ALPHA_BAR[p] / 2)
+        assert table.b[i].item() == pytest.approx(root_p - direction * root_t, rel=1e-12, abs=1e-12)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_every_row_carries_the_marginal_on(process, eta):
     """Lemma 1 of the paper: with the true x0, row (t → p) takes q(x_t | x0) to q(x_p | x0)."""

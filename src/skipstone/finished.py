@@ -10,6 +10,7 @@ from torch import nn
 from skipstone import runs
 from skipstone.evaluation import Cell, build_cells
 from skipstone.process import ForwardProcess
+from skipstone.settings import require_number
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,13 @@ class Finished:
         return cell
 
 
-def open_model(config: DictConfig) -> Finished:
-    """The model that `run` names, by its key or its folder. Raises FileNotFoundError with the keys that there are."""
+def open_model(config: DictConfig, **smallest: int) -> Finished:
+    """The model that `run` names, by its key or its folder. Raises FileNotFoundError with the keys that there are.
+
+    smallest: names of integer settings and the smallest value allowed, checked first (ValueError).
+    """
+    for name, value in {"seed": 0, **smallest}.items():
+        require_number(config, name, int, value)
     folder = Path(config.run)
     if not folder.is_dir():
         store = runs.ModelStore(config.paths.outputs)

@@ -62,10 +62,7 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is _ABSENT or (value is None and key in _NUMBERS_OR_NULL):
             continue
-        allowed = (int,) if kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value < float("inf"):
-            name = "an integer" if kind is int else "a number"
-            raise _refusal(key, value, f"{name} of at least {smallest}")
+        require_number(config, key, kind, smallest)
         if kind is float and key != "dataset.held_out":  # a count or a fraction
             OmegaConf.update(config, key, float(value))  # 0 and 0.0 are the same model
     if config.seed > _LARGEST_SEED:
@@ -86,6 +83,15 @@ def check(config: DictConfig) -> None:
         value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
         if value is not _ABSENT and value != leading:
             raise ValueError(f"{key}={value} is not allowed: it follows {leader}, so set {leader}={value} instead.")
+
+
+def require_number(config: DictConfig, key: str, kind: type, smallest: float) -> None:
+    """Raise ValueError unless config[key] is an int, or a finite number where `kind` is float, of at least `smallest`."""
+    value = OmegaConf.select(config, key)
+    allowed = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value < float("inf"):
+        name = "an integer" if kind is int else "a number"
+        raise _refusal(key, value, f"{name} of at least {smallest}")
 
 
 _ABSENT = object()
