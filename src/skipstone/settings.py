@@ -86,7 +86,7 @@ def check(config: DictConfig) -> None:
 
 
 def require_number(config: DictConfig, key: str, kind: type, smallest: float) -> None:
-    """Raise ValueError unless config[key] is an int, or a finite number where `kind` is float, of at least `smallest`."""
+    """Raise ValueError unless config[key] is an int (kind=int) or a finite number, of at least `smallest`."""
     value = OmegaConf.select(config, key)
     allowed = (int,) if kind is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value < float("inf"):
