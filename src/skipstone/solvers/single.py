@@ -36,8 +36,8 @@ class DDIM:
             raise ValueError(f"solver.sigma={self.sigma!r} is unknown: choose paper, adjacent or large.")
         if self.sigma == "large" and self.eta != 1:
             raise ValueError(
-                f"eta={self.eta} is not allowed with solver.sigma=large, which is DDPM's: set eta=1.0 and "
-                "evaluation.etas=[1.0]."
+                f"eta={self.eta} is not allowed with solver.sigma=large, which is DDPM's: set eta=1.0, "
+                "evaluation.etas=[1.0] and evaluation.training.etas=[1.0]."
             )
         if self.sigma == "paper" and self.eta > 1:
             raise ValueError(
