@@ -44,7 +44,10 @@ def wandb(
         _ = logger.experiment  # begins the run
     except client.errors.Error as error:
         log.warning("W&B cannot be reached, so this run is kept offline (wandb sync uploads it): %s", error)
+        client.teardown()  # the failed run would keep its id to itself
+        os.environ["WANDB_MODE"] = "offline"  # for the process's next run, too, which need not wait again
         logger = WandbLogger(mode="offline", **options)
+        _ = logger.experiment
     return logger
 
 
