@@ -18,7 +18,7 @@ from skipstone import runs
 from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
 from skipstone.training import hardware
-from skipstone.training.data import ImageData
+from skipstone.training.data import ImageData, StepSampler
 from skipstone.training.ema import EMA
 from skipstone.training.module import DiffusionModule, Recipe
 
@@ -67,11 +67,8 @@ def fit(
             ),
         ],
     )
-    if recipe.batch_size % trainer.world_size:
-        raise ValueError(
-            f"training.batch_size={recipe.batch_size} cannot be shared by {trainer.world_size} devices: make it a "
-            "multiple."
-        )
+    # refuses a batch that the devices cannot share, before any is started
+    StepSampler(len(images.train), recipe.batch_size, trainer.max_steps, seed, ranks=trainer.world_size)
     if resumed:
         log.info("resuming the training in %s", folder)
         if past["global_step"] >= trainer.max_steps:
