@@ -1,7 +1,9 @@
-"""Speed here: python scripts/benchmark.py training | sampling | startup [overrides as for train.py]
+"""Speed here: python scripts/benchmark.py training | sampling | grid | startup [overrides as for train.py]
 
 training: steps a second of Lightning's fit over those of a bare loop with the same module, optimizer, clip and EMA.
 sampling: seconds of engine.sample over those of as many bare calls of the network at the same batch.
+grid: seconds of a grid of 4 taus × 3 etas × 200 images, all cells in one batch that stays full and one cell after the
+other, over those of the bare calls at batch evaluation.batch_size that its evaluations amount to.
 startup: seconds of --help and --cfg job, and from the command to the end of the first training step.
 """
 
@@ -12,8 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -38,7 +45,7 @@ def training(rounds: int, steps: int, overrides: list[str]) -> None:
 
 
 def _module(overrides: list[str]):  # noqa: ANN202
-    """The job's module, data and settings."""
+    """The job's module, data, trainer settings and evaluation settings."""
     import torch
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
@@ -57,7 +64,7 @@ def _module(overrides: list[str]):  # noqa: ANN202
     hardware.use_threads(trainer["threads"])
     net = hardware.place(instantiate(config.model), trainer)
     module = DiffusionModule(net, ForwardProcess(instantiate(config.noise)), recipe, 0, config.dataset.flip)
-    return module, instantiate(config.dataset), trainer
+    return module, instantiate(config.dataset), trainer, config.evaluation
 
 
 def _fit_times(steps: int, overrides: list[str]) -> list[float]:
@@ -74,7 +81,7 @@ def _fit_times(steps: int, overrides: list[str]) -> list[float]:
         def on_train_batch_start(self, *_: object) -> None:
             times.append(time.perf_counter())
 
-    module, images, settings = _module(overrides)
+    module, images, settings, _ = _module(overrides)
     settings |= {"max_steps": WARM_UP + steps + 1, "limit_val_batches": 0, "enable_checkpointing": False}
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [Clock(), EMA(module.recipe.ema_decay)]
@@ -89,7 +96,7 @@ def _bare_times(steps: int, overrides: list[str]) -> list[float]:
     from skipstone.training import hardware
     from skipstone.training.data import StepSampler
 
-    module, images, settings = _module(overrides)
+    module, images, settings, _ = _module(overrides)
     device = hardware.device(settings)
     module.to(device)
     recipe = module.recipe
@@ -123,7 +130,7 @@ def sampling(rounds: int, steps: int, overrides: list[str]) -> None:
     from skipstone import engine, schedules, solvers
     from skipstone.training import hardware
 
-    module, images, settings = _module(overrides)
+    module, images, settings, _ = _module(overrides)
     device = hardware.device(settings)
     net = module.net.to(device).eval()
     table = solvers.DDIM().table(module.process, schedules.Linspace(steps)(module.process.num_steps))
@@ -138,15 +145,65 @@ def sampling(rounds: int, steps: int, overrides: list[str]) -> None:
     with torch.no_grad():
         for _ in range(rounds + 1):
             for name, call in (("bare", bare), ("sample", lambda: engine.sample(net, table, start=x))):
-                began = time.perf_counter()
-                call()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                times[name].append(time.perf_counter() - began)
+                times[name].append(_seconds(call, device))
     bare_time, sample_time = (statistics.median(times[name][1:]) for name in ("bare", "sample"))
     print(f"network alone  {64 * table.nfe / bare_time:9.0f} evaluations/s")
     print(f"engine.sample  {64 * table.nfe / sample_time:9.0f} evaluations/s")
     print(f"sample / bare  {sample_time / bare_time:9.3f}   ({rounds} rounds of {table.nfe} rows, medians)")
+
+
+def grid(rounds: int, calls: int, overrides: list[str]) -> None:
+    """Alternate single calls, the packed grid and the grid cell by cell; compare medians."""
+    import torch
+
+    from skipstone import engine, schedules, solvers
+    from skipstone.training import hardware
+
+    module, images, settings, evaluation = _module(overrides)
+    device, size, n = hardware.device(settings), evaluation.batch_size, 200
+    net, process = module.net.to(device).eval(), module.process
+    tables = [
+        solvers.DDIM(eta).table(process, schedules.Exp(tau)(process.num_steps))
+        for tau in (5, 10, 20, 50)
+        for eta in (0.0, 0.5, 1.0)
+    ]
+    ideal = sum(table.nfe for table in tables) * n / size  # calls of a full batch
+    x = torch.randn(size, *images.shape, device=device)
+    t = torch.full((size,), 500, device=device)
+
+    def packed() -> None:
+        engine.sample_many(net, tables, n, images.shape, batch_size=size)
+
+    def by_cell() -> None:
+        for table in tables:
+            engine.sample(net, table, n, images.shape, batch_size=size)
+
+    ways = {"network": lambda: [net(x, t) for _ in range(calls)], "sample_many": packed, "cell by cell": by_cell}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.no_grad(), hardware.autocast(settings):
+        for _ in range(WARM_UP):
+            net(x, t)
+        for _ in range(rounds):
+            for name, call in ways.items():
+                times[name].append(_seconds(call, device))
+    seconds = {name: statistics.median(measured) for name, measured in times.items()}
+    least = ideal * seconds.pop("network") / calls
+    print(f"{ideal:.1f} calls of the network at batch {size}: {least:.2f} s   ({rounds} rounds, medians)")
+    for name, measured in seconds.items():
+        print(
+            f"{name:12} {measured:8.2f} s  {measured / least:6.3f} of that  {len(tables) * n / measured:7.1f} images/s"
+        )
+
+
+def _seconds(call: Callable[[], object], device: "torch.device") -> float:
+    """Of a call and all the work that it leaves on the device."""
+    import torch
+
+    began = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def startup(rounds: int, overrides: list[str]) -> None:
@@ -176,15 +233,17 @@ def _first_step_seconds(overrides: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["training", "sampling", "startup"])
+    parser.add_argument("what", choices=["training", "sampling", "grid", "startup"])
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60, help="of each loop in each round (training, sampling)")
+    parser.add_argument("--steps", type=int, default=60, help="of each loop in each round, or calls of the network")
     arguments = parser.parse_args()
     if arguments.what == "training":
         training(arguments.rounds, arguments.steps, arguments.overrides)
     elif arguments.what == "sampling":
         sampling(arguments.rounds, arguments.steps, arguments.overrides)
+    elif arguments.what == "grid":
+        grid(arguments.rounds, arguments.steps, arguments.overrides)
     else:
         startup(arguments.rounds, arguments.overrides)
 

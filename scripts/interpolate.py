@@ -28,9 +28,13 @@ def job(config: DictConfig) -> None:
     ends = philox.normal(config.seed, philox.Stream.START, torch.arange(2 * config.rows), model.shape)
     start = torch.cat([engine.slerp(a, b, config.columns) for a, b in zip(ends[::2], ends[1::2], strict=True)])
     with Progress(transient=True) as progress:
-        task = progress.add_task(cell.name, total=cell.table.nfe)
+        task = progress.add_task(cell.name)
         x = engine.sample(
-            model.net, cell.table, start=start, batch_size=len(start), evaluated=lambda: progress.advance(task)
+            model.net,
+            cell.table,
+            start=start,
+            batch_size=len(start),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     pictures.save_grid(to_bytes(x).cpu(), folder / "grid.png", columns=config.columns)
     print(f"{config.rows} rows between start noises, {cell.name}, in {folder}")

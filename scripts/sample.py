@@ -21,8 +21,7 @@ def job(config: DictConfig) -> None:
     cell = model.cell()
     folder = new_folder(config.out)
     with Progress(transient=True) as progress:
-        batches = -(-config.n // config.batch_size)
-        task = progress.add_task(cell.name, total=batches * cell.table.nfe)
+        task = progress.add_task(cell.name)
         x = engine.sample(
             model.net,
             cell.table,
@@ -30,7 +29,7 @@ def job(config: DictConfig) -> None:
             model.shape,
             seed=config.seed,
             batch_size=min(config.n, config.batch_size),
-            evaluated=lambda: progress.advance(task),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     np.savez(folder / "samples.npz", samples=x.cpu().numpy())
     images = to_bytes(x).cpu()

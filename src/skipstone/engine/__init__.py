@@ -1,0 +1,23 @@
+"""The engine runs step tables on a model. It knows nothing of DDIM, eta or schedules.
+
+Noise belongs to the sample: start noise is keyed by (seed, k) and step noise by (seed, k, t), so sample k is the same
+whatever n, the batch and the other samples are, and two tables that visit the same step share its noise.
+"""
+
+from skipstone.engine.inversion import Inversion, invert
+from skipstone.engine.packing import sample_many
+from skipstone.engine.sampling import LARGEST_DEFAULT_BATCH, Step, sample, slerp, trajectory
+from skipstone.engine.step import Model, evaluating
+
+__all__ = [
+    "LARGEST_DEFAULT_BATCH",
+    "Inversion",
+    "Model",
+    "Step",
+    "evaluating",
+    "invert",
+    "sample",
+    "sample_many",
+    "slerp",
+    "trajectory",
+]

@@ -1,0 +1,106 @@
+"""A deterministic table, run backwards exactly."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipstone.engine.step import Model, evaluate, evaluating
+from skipstone.solvers import StepTable
+
+
+class Inversion(NamedTuple):
+    """How the row t → p was solved backwards.
+
+    evaluations: of the network.  residual: ‖x_p − row(x_t)‖/‖x_p‖ of the worst sample.  converged: whether that is
+    within the tolerance; where it is not, the step is too coarse for this network and x_t is the best that was met.
+    """
+
+    t: int
+    p: int
+    evaluations: int
+    residual: float
+    converged: bool
+
+
+@torch.no_grad()
+def invert(
+    model: Model, table: StepTable, x: Tensor, *, tolerance: float = 2e-7, most: int = 60, memory: int = 4
+) -> tuple[Tensor, list[Inversion]]:
+    """The start from which `sample(model, table, start=…)` gives x, exactly: no Euler step up, but each row undone.
+
+    A row is x_p = A x_t + B eps(x_t, t), so x_t is the fixed point of (x_p − B eps(·, t))/A; Anderson's acceleration
+    over the `memory` latest iterates finds it for all samples at once.
+
+    table: deterministic, of one-step rows without clipping, built with to_data=False: the row that lands on x0 keeps
+        nothing of x_t. So x is the state at the first visited step.
+    x: float [n, C, H, W].  tolerance: of the residual.  most: evaluations a row.
+    Returns (start [n, C, H, W] like x, one Inversion a row, in the order solved: from the data up).
+    Raises ValueError for a table whose rows cannot be undone.
+    """
+    if table.stochastic or table.clip_x0 or table.c.numel() or bool((table.p < 0).any()) or bool((table.f < 0).any()):
+        raise ValueError(
+            "this table cannot be inverted: it must be deterministic, of one-step rows from noise to noise; use DDIM "
+            "with eta=0 or ProbabilityFlow, with to_data=False and clip_x0=False."
+        )
+    rows = []
+    with evaluating(model):
+        for i in reversed(range(table.nfe)):
+            signal, noise = table.sqrt_alpha_bar[i].item(), table.sqrt_one_minus_alpha_bar[i].item()
+            A = table.a[i].item() + table.b[i].item() / signal
+            B = -table.b[i].item() * noise / signal
+            t = table.t[i].to(x.device).expand(len(x))
+            x, evaluations, residual = _fixed_point(
+                lambda y, x_p=x, A=A, B=B, t=t: (x_p - B * evaluate(model, y, t)) / A,
+                x / A,
+                abs(A) / _norm(x),
+                tolerance,
+                most,
+                memory,
+            )
+            rows.append(Inversion(int(table.t[i]), int(table.p[i]), evaluations, residual, residual <= tolerance))
+    return x, rows
+
+
+def _fixed_point(
+    function: Callable[[Tensor], Tensor], x: Tensor, scale: Tensor, tolerance: float, most: int, memory: int
+) -> tuple[Tensor, int, float]:
+    """x = function(x) by Anderson's method, a sample at a time; scale [n] turns ‖function(x) − x‖ into the residual."""
+    best, smallest = x, torch.full_like(scale, float("inf"))
+    images: deque[Tensor] = deque(maxlen=memory)
+    errors: deque[Tensor] = deque(maxlen=memory)
+    evaluations = 0
+    while evaluations < most:
+        evaluations += 1
+        image = function(x)
+        error = image - x
+        residual = _norm(error) * scale
+        better = residual < smallest
+        best = torch.where(better.view(-1, 1, 1, 1), x, best)
+        smallest = torch.where(better, residual, smallest)
+        if bool((smallest <= tolerance).all()):
+            break
+        images.append(image)
+        errors.append(error)
+        x = _mix(images, errors)
+    return best, evaluations, float(smallest.max())
+
+
+def _mix(images: "deque[Tensor]", errors: "deque[Tensor]") -> Tensor:
+    """The combination of the latest images whose weights sum to 1 and make that of the errors smallest."""
+    if len(images) == 1:
+        return images[-1]
+    flat = torch.stack([error.flatten(1) for error in errors], dim=1).double()  # [n, m, pixels]
+    gram = flat @ flat.transpose(1, 2)
+    size = gram.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+    ridge = torch.eye(len(errors), dtype=gram.dtype, device=gram.device)
+    weights = torch.linalg.solve(gram + 1e-12 * size * ridge + 1e-300 * ridge, torch.ones_like(gram[..., :1]))
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    stacked = torch.stack([image.flatten(1) for image in images], dim=1)
+    return (weights.to(stacked.dtype) * stacked).sum(dim=1).reshape_as(images[-1])
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).double().norm(dim=1)

@@ -1,0 +1,149 @@
+"""Continuous batching: many tables of different lengths in one batch that stays full.
+
+Every one of B slots runs a sample of some table; a slot whose sample is done is refilled with the next one. Which slot
+finishes when is known beforehand, so the host plans all of it, uploads the plan once, and the device never waits. A
+grid then costs about Σ NFE · n / B evaluations of a full batch, whatever the tables' lengths.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipstone.engine.sampling import batch_of, count_and_shape, starts
+from skipstone.engine.step import Model, Row, advance, columns, evaluate, evaluating
+from skipstone.philox import Stream, normal
+from skipstone.solvers import StepTable
+
+
+class Plan(NamedTuple):
+    """Who runs where and when: int64 [samples of all tables], in the order in which they begin.
+
+    begin, end: the first step of the batch in which a sample is run, and the one after its last.
+    """
+
+    begin: Tensor
+    end: Tensor
+    slot: Tensor
+    table: Tensor
+    sample: Tensor
+
+    @property
+    def steps(self) -> int:
+        """How often the full batch is evaluated."""
+        return int(self.end.max())
+
+
+def plan(lengths: Sequence[int], n: int, slots: int) -> Plan:
+    """n samples of each table on `slots` slots, the longest first: each goes to the slot that is free soonest.
+
+    The end is then ragged by the shortest samples and not by the longest (Graham 1969: at most 4/3 of the best).
+    """
+    free = [(0, slot) for slot in range(slots)]
+    turns = []
+    for table in sorted(range(len(lengths)), key=lambda table: -lengths[table]):
+        for sample in range(n):
+            begin, slot = heapq.heappop(free)
+            end = begin + lengths[table]
+            turns.append((begin, end, slot, table, sample))
+            heapq.heappush(free, (end, slot))
+    return Plan(*torch.tensor(sorted(turns)).T)
+
+
+@torch.no_grad()
+def sample_many(
+    model: Model,
+    tables: Sequence[StepTable],
+    n: int | None = None,
+    shape: tuple[int, ...] | None = None,
+    *,
+    seed: int = 0,
+    start: Tensor | None = None,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Tensor]:
+    """n samples of every table, from the same start noise, in batches that stay full to the end.
+
+    batch_size: slots, each of which is evaluated at every step: the network sees one shape. Default: all samples, at
+        most 256. Other arguments as for `sample`.
+    Returns one [n, C, H, W] a table: what `sample` gives for it, to the rounding of another batch.
+    """
+    count, shape = count_and_shape(n, shape, start)
+    slots = batch_of(batch_size, count * len(tables))
+    todo = plan([table.nfe for table in tables], count, slots)
+    first = starts(model, shape, seed, torch.arange(count), start, dtype)
+    rows = _Rows(tables, first)
+    done = first.new_empty(len(tables) * count, *shape)
+
+    # What a step needs of the plan: which samples begin before it, and which have ended after it
+    offsets = torch.tensor([0, *(table.nfe for table in tables)]).cumsum(0)
+    begins = _Events(todo.begin, todo.steps, (todo.slot, todo.sample, offsets[todo.table]), first.device)
+    ends = _Events(todo.end - 1, todo.steps, (todo.slot, todo.table * count + todo.sample), first.device)
+    noisy = _noisy(todo, tables)
+
+    x = first.new_zeros(slots, *shape)
+    history = [torch.zeros_like(x) for _ in range(rows.history)]
+    row = torch.full((slots,), rows.rest, device=x.device)
+    sample = torch.zeros_like(row)
+    with evaluating(model):
+        for i in range(todo.steps):
+            slot, begun, at = begins.at(i)
+            if len(slot):
+                # assigned, not added to: a sample that diverged never touches its successor
+                x[slot], sample[slot], row[slot] = first[begun], begun, at
+                for h in history:
+                    h[slot] = 0
+            t = rows.times[row]
+            eps = evaluate(model, x, t)
+            z = normal(seed, Stream.STEP, sample, shape, t, dtype) if noisy[i] else None
+            x, _, left = advance(rows.at(row), x, eps, history, z)
+            history = [] if left is None else [left, *history[:-1]]
+            row = (row + 1).clamp(max=rows.rest)
+            slot, kept = ends.at(i)
+            if len(slot):
+                done[kept], row[slot] = x[slot], rows.rest
+            progress(i + 1, todo.steps)
+    return list(done.split(count))
+
+
+class _Rows:
+    """All tables' rows below one another, and below them one that leaves x as it is, for slots that have no sample."""
+
+    def __init__(self, tables: Sequence[StepTable], like: Tensor) -> None:
+        self.history = max(table.c.shape[1] for table in tables)
+        flat = torch.cat([columns(table, self.history) for table in tables])
+        self.rest = len(flat)
+        rest = Row(signal=1.0, noise=0.0, limit=float("inf"), a=1.0, b=0.0, s=0.0, u=0.0, v=0.0, c=[0.0] * self.history)
+        flat = torch.cat([flat, torch.tensor([[*rest[:-1], *rest.c]], dtype=flat.dtype)])
+        self._flat = flat.to(like)
+        self.times = torch.cat([*(table.t for table in tables), torch.zeros(1, dtype=torch.int64)]).to(like.device)
+
+    def at(self, row: Tensor) -> Row:
+        """The numbers of each slot's row: [B, 1, 1, 1] each."""
+        return Row.of(self._flat[row].T[..., None, None, None].unbind())
+
+
+class _Events:
+    """Columns of a plan, grouped by the step at which they happen; on the device from the start."""
+
+    def __init__(self, when: Tensor, steps: int, columns: tuple[Tensor, ...], device: torch.device) -> None:
+        order = torch.argsort(when, stable=True)
+        self._columns = [column[order].to(device) for column in columns]
+        self._bounds = [0, *torch.bincount(when, minlength=steps).cumsum(0).tolist()]
+
+    def at(self, step: int) -> list[Tensor]:
+        """The columns' entries of this step."""
+        begin, end = self._bounds[step : step + 2]
+        return [column[begin:end] for column in self._columns]
+
+
+def _noisy(todo: Plan, tables: Sequence[StepTable]) -> list[bool]:
+    """Of every step, whether any sample that is run then may add noise."""
+    stochastic = torch.tensor([table.stochastic for table in tables])[todo.table]
+    change = torch.zeros(todo.steps + 1, dtype=torch.int64)
+    change.index_add_(0, todo.begin, stochastic.long())
+    change.index_add_(0, todo.end, -stochastic.long())
+    return (change.cumsum(0) > 0).tolist()

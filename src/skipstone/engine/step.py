@@ -1,0 +1,81 @@
+"""One row of a table, run: what `sample`, `trajectory` and `sample_many` share."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skipstone.solvers import StepTable
+
+Model = Callable[[Tensor, Tensor], Tensor]  # eps = model(x [N, C, H, W], t int64 [N])
+
+
+class Row(NamedTuple):
+    """The numbers of one row: floats for a whole batch, or [B, 1, 1, 1] where every slot runs a row of its own."""
+
+    signal: float | Tensor  # √ᾱ_t
+    noise: float | Tensor  # √(1−ᾱ_t)
+    limit: float | Tensor  # of |x0|: 1 where the table clips, infinite elsewhere
+    a: float | Tensor
+    b: float | Tensor
+    s: float | Tensor
+    u: float | Tensor
+    v: float | Tensor
+    c: Sequence[float] | Sequence[Tensor]
+
+    @classmethod
+    def of(cls, values: Sequence[float] | Sequence[Tensor]) -> "Row":
+        """The row of one line of `columns`."""
+        return cls(*values[:8], c=values[8:])
+
+
+def columns(table: StepTable, history: int) -> Tensor:
+    """A table's rows in the order of Row, with `history` columns c: float64 [S, 8 + history]."""
+    limit = torch.full_like(table.a, 1.0 if table.clip_x0 else float("inf"))
+    c = torch.nn.functional.pad(table.c, (0, history - table.c.shape[1]))
+    plain = (table.sqrt_alpha_bar, table.sqrt_one_minus_alpha_bar, limit, table.a, table.b, table.s, table.u, table.v)
+    return torch.cat([torch.stack(plain, dim=1), c], dim=1)
+
+
+def advance(
+    row: Row, x: Tensor, eps: Tensor, history: Sequence[Tensor], z: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(x_p, x0, h) from x_f and eps: the three lines at the top of solvers/table.py.
+
+    history: what earlier rows left, the latest first.  z: fresh noise, or None where s = 0.  h: None where the table
+    has no history.
+    """
+    x0 = (x - row.noise * eps) / row.signal
+    x0 = x0.clamp(-row.limit, row.limit)
+    x_p = row.a * x + row.b * x0
+    for c, h in zip(row.c, history, strict=False):
+        x_p = x_p + c * h
+    if z is not None:
+        x_p = x_p + row.s * z
+    return x_p, x0, row.u * x + row.v * x0 if row.c else None
+
+
+def evaluate(model: Model, x: Tensor, t: Tensor) -> Tensor:
+    """eps in the trajectory's dtype, evaluated in the network's own."""
+    parameter = own_parameter(model)
+    return model(x if parameter is None else x.to(parameter.dtype), t).to(x.dtype)
+
+
+def own_parameter(model: Model) -> nn.Parameter | None:
+    """A parameter of the network, which tells its device and dtype; None for a plain callable."""
+    return next(model.parameters(), None) if isinstance(model, nn.Module) else None
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Eval mode for a Module and all its parts; each part's own mode is restored on exit, also after an exception."""
+    modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
