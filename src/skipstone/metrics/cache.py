@@ -1,0 +1,41 @@
+"""What the metrics keep on disk. A file that is absent or damaged is made anew, so every one may be deleted."""
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from skipstone.data import ImageSet, pick
+from skipstone.metrics.features import Extractor
+
+
+def read(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file, or None where it is absent or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
+
+
+def write(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write under a temporary name and move into place: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    temporary.replace(path)
+
+
+def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, folder: Path) -> Tensor:
+    """Features of n images of `part` (train or held_out), picked by a fixed shuffle: float64 [n, num_features].
+
+    Extracted once a data set, part, number and extractor, and kept below `folder`.
+    """
+    path = folder / f"{images.name}-{images.fingerprint}-{part}-{n}-{extractor.name}.safetensors"
+    kept = (read(path) or {}).get("features")
+    if kept is not None and kept.shape == (n, extractor.num_features):
+        return kept.double()
+    features = extractor(pick(getattr(images, part), n))
+    write({"features": features.float()}, path)  # loses nothing: the network computed in float32
+    return features
