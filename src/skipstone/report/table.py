@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skipstone.evaluation import Result
-
-_SHOWN = ("schedule", "tau", "eta", "nfe", "solver_rmse", "fd_random", "kid_random", "seconds")
+from skipstone.report.rows import floor, metrics, show
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
@@ -20,9 +19,9 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rows with the same keys as CSV."""
+    """Rows as CSV, with every column that one of them has."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
 
@@ -31,25 +30,38 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
     """Rows with the same keys on the terminal."""
     table = Table(*rows[0], title=title, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(_show(value) for value in row.values()))
+        table.add_row(*(show(value) for value in row.values()))
     Console().print(table)
 
 
 def print_table(results: Sequence[Result]) -> None:
-    """The cells on the terminal, the user's own in bold, and below them what as many real images score."""
+    """The cells on the terminal, the user's own in bold, and below them what as many real images score.
+
+    Metrics for which a narrow terminal has no room are named below the table, not cut in half.
+    """
+    console = Console()
+    endless = console.options.update(max_width=10_000)
+    columns = [*metrics([result.row for result in results]), "seconds"]
+    left_out: list[str] = []
+    while console.measure(_table(results, columns), options=endless).maximum > console.width and len(columns) > 1:
+        left_out.insert(0, columns.pop())
+    console.print(_table(results, columns))
+    if left_out:
+        console.print(f"In evaluation.csv, for want of room here: {', '.join(left_out)}", style="dim")
+
+
+def _table(results: Sequence[Result], columns: Sequence[str]) -> Table:
+    """The settings of each cell that commonly differ, and these columns."""
     first = results[0].row
-    table = Table(title=f"{first['images']} images a cell, the same start noise in each", box=box.SIMPLE_HEAD)
-    for name in _SHOWN:
-        table.add_column(name, justify="right")
+    title = f"{first['images']} images a cell, the same start noise in each"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    shown = ["schedule", "tau", "eta", "nfe", *columns]
+    for name in shown:
+        table.add_column(name.replace("_", "\n", 1), justify="right", no_wrap=True)
     for result in results:
-        table.add_row(*(_show(result.row[name]) for name in _SHOWN), style="bold" if result.cell.own else None)
-    floors = [_show(first[f"{name}_floor"]) if f"{name}_floor" in first else "" for name in _SHOWN[1:]]
+        values = (show(result.row.get(name)) for name in shown)
+        table.add_row(*values, style="bold" if result.cell.own else None)
     table.add_section()
-    table.add_row("floor", *floors, style="dim")
-    Console().print(table)
-
-
-def _show(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    floors = {name: show(floor(first, name)) for name in metrics([first])}
+    table.add_row("floor", "", "", "", *(floors.get(name, "") for name in columns), style="dim")
+    return table

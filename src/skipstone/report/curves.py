@@ -1,0 +1,173 @@
+"""Curves: the metrics of cells against their network evaluations, a training, and encoding there and back."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from skipstone.report.rows import Row, families, finite, floor, metrics
+
+_MARKERS = "osD^vPX*"
+_GRAY = "0.45"
+_DPI = 144  # one and a half dots a pixel of a page, for sharp letters on most screens
+_PLAIN = FuncFormatter(lambda y, _: f"{float(f'{y:.2g}'):g}")
+
+
+def save_curves(rows: Sequence[Row], path: Path) -> None:
+    """Write `draw_curves(rows)` as a PNG."""
+    draw_curves(rows).savefig(path, dpi=_DPI)
+
+
+def draw_curves(rows: Sequence[Row]) -> Figure:
+    """Metric against NFE on a log axis, one line an eta, the floor dashed; dotted, where known, the limit of n → ∞.
+
+    One column a family (schedule), one row a metric, along which the axis is shared so that schedules compare. A
+    single family has its metrics side by side.
+    """
+    shown, columns = metrics(rows), families(rows)
+    alone = len(columns) == 1
+    shape = (math.ceil(len(shown) / 3), min(len(shown), 3)) if alone else (len(shown), len(columns))
+    figure = Figure(figsize=(max(4.6, 3.2 * shape[1]) + 0.6, 2.1 * shape[0] + 0.9), layout="constrained")
+    grid = figure.subplots(*shape, sharex="all", sharey=False if alone else "row", squeeze=False)
+    panels = [(metric, family) for metric in shown for family in columns]
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    etas = sorted({row["eta"] for row in rows})
+    for place, ((metric, family), axes) in enumerate(zip(panels, grid.flat[: len(panels)], strict=True)):
+        _panel(axes, [rows[i] for i in columns[family]], metric, etas)
+        _scale(axes, [number for row in rows for number in (row.get(metric), floor(row, metric)) if finite(number)])
+        axes.set_xticks(*_ticks(rows))
+        axes.xaxis.minorticks_off()
+        axes.tick_params(labelbottom=place >= len(panels) - shape[1])
+        if alone or place % len(columns) == 0:
+            axes.set_ylabel(metric)
+        if place < len(columns) and not alone:
+            axes.set_title(family, fontsize="medium")
+    where = f" (schedule {next(iter(columns))})" if alone else ""
+    figure.supxlabel(f"NFE: network evaluations a sample{where}", fontsize="medium")
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    if "n → ∞" in lines:
+        lines["n → ∞"] = Line2D([], [], color=_GRAY, linestyle=":")
+    for label in ("floor", "n → ∞"):  # after the etas
+        if label in lines:
+            lines[label] = lines.pop(label)
+    columns_of_legend = int(figure.get_figwidth() / 1.1)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=columns_of_legend, frameon=False)
+    return figure
+
+
+def _panel(axes: Axes, rows: Sequence[Row], metric: str, etas: Sequence[float]) -> None:
+    """One metric of one family."""
+    colors = matplotlib.colormaps["plasma"]
+    for k, eta in enumerate(etas):
+        color = colors(0.1 + 0.6 * k / max(1, len(etas) - 1))  # neither end too pale nor too dark, on any ground
+        for name, style, label in (
+            (metric, {"marker": _MARKERS[k % len(_MARKERS)], "markersize": 5}, f"η = {eta:g}"),
+            (f"{metric}_infinity", {"linestyle": ":"}, "n → ∞"),
+        ):
+            points = sorted((row["nfe"], row[name]) for row in rows if row["eta"] == eta and finite(row.get(name)))
+            if points:
+                axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.4, **style)
+    # the floor of solver_rmse is 0, which lies below every logarithm
+    for height in sorted({floor(row, metric) for row in rows if finite(floor(row, metric))} - {0.0}):
+        axes.axhline(height, color=_GRAY, linestyle="--", linewidth=1.1, label="floor")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """Both axes logarithmic; linear around zero where values fall below it, as an unbiased distance can."""
+    axes.set_xscale("log")
+    lowest = min(values, default=1)
+    if lowest < 0:
+        axes.set_yscale("symlog", linthresh=10 ** math.ceil(math.log10(-lowest)))
+        axes.yaxis.set_major_formatter(_PLAIN)
+        axes.margins(y=0.1)
+    else:
+        positive = [value for value in values if value > 0]
+        _plain_log(axes, few=max(positive, default=1) < 30 * min(positive, default=1))
+
+
+def _plain_log(axes: Axes, few: bool) -> None:
+    """A logarithmic y axis with plain numbers; between the decades too, where there are few of them."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(_PLAIN)
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}" if few and f"{y:e}"[0] in "235" else ""))
+    axes.tick_params(axis="y", which="minor", labelsize="small")
+
+
+def _ticks(rows: Sequence[Row]) -> tuple[list[int], list[str]]:
+    """The NFEs as ticks, but for those too near to their left neighbour to be read."""
+    nfes = sorted({row["nfe"] for row in rows})
+    apart = (nfes[-1] / nfes[0]) ** 0.1
+    kept: list[int] = []
+    for nfe in nfes:
+        if not kept or nfe >= apart * kept[-1]:
+            kept.append(nfe)
+    return kept, [str(nfe) for nfe in kept]
+
+
+def save_training_curve(metrics_csv: Path, path: Path) -> bool:
+    """The losses against the step, from a model folder's metrics.csv, as a PNG.
+
+    False, and nothing written, where the file is absent or has no losses.
+    """
+    try:
+        with metrics_csv.open(newline="") as file:
+            records = list(csv.DictReader(file))
+    except OSError:
+        return False
+    losses = {name: _column(records, name) for name in ("train/loss", "val/loss")}
+    if not any(losses.values()):
+        return False
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, points), style in zip(losses.items(), ({"color": "0.6", "linewidth": 1}, {"marker": "o"}), strict=True):
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
+    axes.set(xlabel="step", ylabel="loss: mean squared error of eps")
+    _plain_log(axes, few=True)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=_DPI)
+    return True
+
+
+def _column(records: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """(step, value) of the lines that have both; a line that was cut off has not."""
+    points = []
+    for record in records:
+        try:
+            point = int(record["step"]), float(record[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if math.isfinite(point[1]):
+            points.append(point)
+    return sorted(points)
+
+
+# Song et al. 2021, table 2: CIFAR-10 test images in [0, 1], encoded and decoded in S steps each
+_PAPER_TABLE_2 = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
+
+
+def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The error of encoding and decoding against NFE, both axes logarithmic, the paper's figures beside it."""
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for method, label in (("euler", "encode, decode"), ("exact", "invert, decode")):
+        points = sorted((row["nfe"], row["mse"]) for row in rows if row["method"] == method)
+        if points:
+            axes.loglog(*zip(*points, strict=True), "o-", label=label)
+    axes.loglog(_PAPER_TABLE_2.keys(), _PAPER_TABLE_2.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
+    axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=_DPI)

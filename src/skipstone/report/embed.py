@@ -1,0 +1,38 @@
+"""Pictures as data URIs, so that a page is one file."""
+
+import base64
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+_QUALITY = 88  # of WebP: small images are enlarged by the page, which shows what is lost
+
+
+class Embedded(NamedTuple):
+    """A picture as a data URI and its size in pixels, which spares a page from moving while it loads."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def embed_samples(picture: Tensor) -> Embedded:
+    """uint8 [C, H, W] as lossy WebP: noise does not compress, and a page holds a lot of it."""
+    return _embed(to_pil_image(picture), quality=_QUALITY)
+
+
+def embed_file(path: Path) -> Embedded:
+    """A drawing that was written as PNG, as lossless WebP of the same pixels."""
+    with Image.open(path) as image:
+        return _embed(image, lossless=True)
+
+
+def _embed(image: Image.Image, **options: bool | int) -> Embedded:
+    written = io.BytesIO()
+    image.save(written, "WEBP", method=4, **options)
+    uri = "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode()
+    return Embedded(uri, image.width, image.height)

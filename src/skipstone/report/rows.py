@@ -1,0 +1,76 @@
+"""How the report reads rows of evaluation.csv: which numbers are metrics, which rows make one curve, how both are said.
+
+A metric is `solver_rmse`, whose floor is 0, or whatever has a `<name>_floor` beside it. Lower is better in all.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+_KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0")
+
+
+def metrics(rows: Sequence[Row]) -> list[str]:
+    """The metrics that at least one row has a value of, in the rows' order; not their limits (`*_infinity`)."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [
+        name
+        for name in names
+        if (name == "solver_rmse" or f"{name}_floor" in names)
+        and not name.endswith("_infinity")
+        and any(finite(row.get(name)) for row in rows)
+    ]
+
+
+def floor(row: Row, metric: str) -> float | None:
+    """What as many held-out real images score, or None where the row does not say."""
+    return 0.0 if metric == "solver_rmse" else row.get(f"{metric}_floor")
+
+
+def families(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Which rows differ in tau and eta alone: their indices, by the schedule and by what else tells families apart."""
+    told = [key for key in _KINDS if key == "schedule" or len({row[key] for row in rows}) > 1]
+    found: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault(", ".join(filter(None, (_told(key, row[key]) for key in told))), []).append(i)
+    return found
+
+
+def stops(rows: Sequence[Row]) -> list[int]:
+    """Each row's rank by NFE, from 0; rows of one tau share a rank, as they differ in eta alone."""
+    keys = [(row["nfe"], -1 if row["tau"] is None else row["tau"]) for row in rows]
+    ranks = {key: rank for rank, key in enumerate(sorted(set(keys)))}
+    return [ranks[key] for key in keys]
+
+
+def _told(key: str, value: Any) -> str:
+    if key in ("schedule", "solver") or value == "":  # a solver without noise has no sigma
+        return value
+    return f"{key}={str(value).lower()}"
+
+
+def caption(row: Row) -> str:
+    """Schedule, tau, eta and NFE in one line."""
+    parts = [row["schedule"], *tau(row), f"η = {row['eta']:g}", f"NFE {row['nfe']}"]
+    return ", ".join(parts)
+
+
+def tau(row: Row) -> list[str]:
+    """["τ = 20"], or nothing for a schedule that has no tau."""
+    return [] if row["tau"] is None else [f"τ = {row['tau']}"]
+
+
+def finite(value: float | None) -> bool:
+    """Whether there is a value to draw: a cell may lack a metric, and samples that diverged have none."""
+    return value is not None and math.isfinite(value)
+
+
+def show(value: Any, digits: int = 3) -> str:
+    """A value for the eye: floats to so many significant digits, a dash for what a cell does not have."""
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"

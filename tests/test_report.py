@@ -1,0 +1,115 @@
+"""Curves, the contact sheet, and how rows of evaluation.csv are read for them."""
+
+import pytest
+import torch
+from cells import METRICS, make_grid, make_result
+
+from skipstone.evaluation import Result
+from skipstone.report import curves, sheet, table
+from skipstone.report.rows import families, floor, metrics, show, stops
+
+
+@pytest.mark.parametrize("schedules", [1, 2, 4])
+@pytest.mark.parametrize("names", [METRICS[:1], METRICS], ids=len)
+def test_curves_have_a_panel_a_schedule_and_a_line_an_eta(schedules, names):
+    rows = [
+        make_result(f"s{s}", tau, eta, nfe, film=False, names=names, n=2).row
+        for s in range(schedules) for tau, nfe in ((5, 10), (6, 12), (7, 300)) for eta in (0.0, 0.5, 1.0)
+    ]  # fmt: skip
+    rows[1]["fd_random"] = float("nan")
+    figure = curves.draw_curves(rows)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == schedules * (1 + len(names))
+    for axes in figure.axes:
+        drawn = axes.get_lines()
+        etas = {line.get_label() for line in drawn} - {"floor"}
+        if axes in figure.axes[:schedules]:  # solver_rmse, of deterministic cells alone; its floor is 0
+            assert [line.get_label() for line in drawn] == ["η = 0"]
+        else:
+            assert etas == {"η = 0", "η = 0.5", "η = 1"}
+            assert len(drawn) == 4
+            assert axes.get_yscale() == ("symlog" if drawn[-1].get_ydata()[0] < 0 else "log")
+        assert not axes.get_window_extent().overlaps(figure.legends[0].get_window_extent())
+    assert len(figure.axes[schedules].get_lines()[1].get_xdata()) == 2  # without the cell that diverged
+    ticks = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert ticks == ["10", "300"]  # 12 would be printed over 10
+
+
+def test_limits_for_many_images_are_dotted_and_share_their_metrics_panel():
+    rows = [make_result(film=False, nfe=nfe).row for nfe in (10, 20)]
+    rows = [row | {"fd_random_infinity": 0.3, "fd_random_infinity_floor": 0.1} for row in rows]
+    figure = curves.draw_curves(rows)
+    assert len(figure.axes) == 3
+    assert [line.get_linestyle() for line in figure.axes[1].get_lines()] == ["-", ":", "--"]
+
+
+@pytest.mark.parametrize("text", [None, "", "step,lr\n1,0.1\n", "step,train/loss,val/loss\n1,,\n2,na"])
+def test_no_training_curve_without_losses(text, tmp_path):
+    if text is not None:
+        (tmp_path / "metrics.csv").write_text(text)
+    assert not curves.save_training_curve(tmp_path / "metrics.csv", tmp_path / "training.png")
+    assert not (tmp_path / "training.png").exists()
+
+
+def test_the_contact_sheet_has_the_same_sample_down_a_column_and_holes_where_no_cell_is():
+    def constant(result, grey):
+        samples = torch.full((8, 1, 32, 32), grey, dtype=torch.uint8)
+        return Result(result.cell, samples, result.row)
+
+    results = [make_result("a", 100, 0.0, 11), make_result("a", 20, 0.0, 51), make_result("a", 20, 1.0, 51)]
+    picture = sheet.draw_sheet([constant(result, 50 + 50 * k) for k, result in enumerate(results)])
+    picture = picture.crop(picture.getchannel("A").getbbox())
+    tiles, pitch = 8, 2 * 32 + 3
+    left = [picture.width - 2 * tiles * pitch - 22 + 3 + 32, picture.width - tiles * pitch + 3 + 32]
+    bottom = [picture.height - pitch - 32, picture.height - 32]
+    pixels = [[picture.getpixel((x, y)) for x in left] for y in bottom]
+    assert pixels == [[(50, 50, 50, 255), (0, 0, 0, 0)], [(100, 100, 100, 255), (150, 150, 150, 255)]]
+
+
+def test_metrics_are_whatever_has_a_floor():
+    rows = [
+        make_result(names=()).row,
+        make_result(names=("fd_new",)).row | {"other": 1.0, "fd_new_infinity_floor": 1.0},
+    ]
+    assert metrics(rows) == ["solver_rmse", "fd_new"]
+    assert (floor(rows[0], "fd_new"), floor(rows[1], "fd_new"), floor(rows[0], "solver_rmse")) == (None, 0.5, 0.0)
+    assert metrics([make_result(eta=1.0).row]) == ["fd_random", "kid_random"]
+
+
+def test_families_are_told_apart_by_what_differs():
+    rows = [make_result("exp").row, make_result("exp", tau=5).row, make_result("exp").row | {"clip_x0": True}]
+    assert families(rows[:2]) == {"exp": [0, 1]}
+    assert families(rows) == {"exp, clip_x0=false": [0, 1], "exp, clip_x0=true": [2]}
+    assert stops([make_result(nfe=9).row, make_result(nfe=5).row, make_result(nfe=9, eta=1.0).row]) == [1, 0, 1]
+    assert stops([make_result(tau=None).row, make_result(tau=3).row]) == [0, 1]
+
+
+def test_a_table_of_many_metrics_fits_a_terminal_and_names_what_does_not(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    table.print_table(make_grid(names=METRICS, n=4))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    assert "classifier" in printed.split("In evaluation.csv")[0]
+    assert "fid, kid_inception, seconds" in printed.split("In evaluation.csv")[1]
+    monkeypatch.setenv("COLUMNS", "200")
+    table.print_table(make_grid(names=METRICS, n=4))
+    printed = capsys.readouterr().out
+    assert "inception" in printed
+    assert "evaluation.csv" not in printed
+
+
+def test_rows_with_further_columns_go_into_one_csv(tmp_path):
+    table.write_rows([{"a": 1}, {"a": 2, "b": 3}], tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_text().split() == ["a,b", "1,", "2,3"]
+
+
+def test_numbers_are_shown_short():
+    assert [show(value) for value in (None, 3, 0.012345, 12345.6, -1234.5, 1.0)] == [
+        "–",
+        "3",
+        "0.0123",
+        "12346",
+        "-1234",
+        "1",
+    ]
