@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="of each loop in each round, or calls of the network")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.what == "training":
         training(arguments.rounds, arguments.steps, arguments.overrides)
     elif arguments.what == "sampling":

@@ -18,14 +18,13 @@ def job(config: DictConfig) -> None:
 
     from skipstone import engine
     from skipstone.data import to_bytes, to_unit
-    from skipstone.finished import new_folder, open_model
-    from skipstone.report import pictures, table
+    from skipstone.finished import new_folder, open_model, require_own_data
+    from skipstone.report import curves, pictures, table
 
     model = open_model(config, n=1)
     process, net = model.process, model.net
     images = instantiate(config.dataset)
-    if images.shape != model.shape:
-        raise ValueError(f"the model makes images {model.shape}, dataset={images.name} holds {images.shape}.")
+    require_own_data(model, images)
     x0 = to_unit(images.held_out[: config.n]).to(next(net.parameters()).device)
     solver = instantiate(config.solver)
 
@@ -61,7 +60,7 @@ def job(config: DictConfig) -> None:
         if coarse:
             print(f"tau={tau}: too coarse to invert at the steps {' '.join(coarse)}")
     table.write_rows(rows, folder / "reconstruction.csv")
-    pictures.save_reconstruction(rows, folder / "reconstruction.png")
+    curves.save_reconstruction(rows, folder / "reconstruction.png")
     z = encoded(config.tau)
     shown = torch.cat([x[:10] for x in (x0, z / 2, decoded(config.tau, z))])  # the latent at half its contrast
     pictures.save_grid(to_bytes(shown).cpu(), folder / "rows.png", columns=min(10, len(x0)))

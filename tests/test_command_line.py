@@ -32,8 +32,13 @@ COLUMNS = [
     "fd_random",
     "kid_random",
     "kid_random_std",
+    "fd_classifier",
+    "kid_classifier",
+    "kid_classifier_std",
     "fd_random_floor",
     "kid_random_floor",
+    "fd_classifier_floor",
+    "kid_classifier_floor",
     "seconds",
     "images_per_second",
 ]
@@ -81,7 +86,8 @@ def run_folder(done):
 def test_a_run_leaves_every_file_that_the_design_names(outputs, first):
     folder = run_folder(first)
     assert folder.parent.parent == outputs / "runs"
-    for name in ("train.log", "evaluation.csv", "curves.png", "report.html", ".hydra/config.yaml"):
+    pictures = ("curves.png", "contact.png", "training_curve.png")
+    for name in ("train.log", "evaluation.csv", *pictures, "report.html", ".hydra/config.yaml"):
         assert (folder / name).stat().st_size > 0, name
     (model,) = (outputs / "models").iterdir()
     for name in ("config.yaml", "last.ckpt", "ema.safetensors", "metrics.csv", "DONE"):
@@ -103,7 +109,7 @@ def test_a_run_leaves_every_file_that_the_design_names(outputs, first):
     assert len(list((folder / "training").glob("*.png"))) == 4 * 2  # two cells at each of four validations
     assert len(list((folder / "wandb").glob("offline-run-*/*.wandb"))) == 2  # training and sampling, one run each
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 1 + len(rows)
+    assert page.count("data:image/webp;base64,") > 3 * len(rows)  # a grid and two films a cell, and more
     assert not re.search(r"(src|href)=\"http", page)
 
 
@@ -120,7 +126,7 @@ def test_a_second_run_with_another_tau_only_samples(outputs, first):
 
 
 def test_runs_that_differ_in_their_evaluation_alone_store_the_same_weights(outputs, first, tmp_path):
-    done = run(f"paths.outputs={tmp_path}", "schedule=uniform", "tau=2", "evaluation.images=4", "logger=none")
+    done = run(f"paths.outputs={tmp_path}", "schedule=uniform", "tau=2", "evaluation.images=12", "logger=none")
     assert done.returncode == 0, done.stderr
     weights = [next((folder / "models").glob("*/ema.safetensors")) for folder in (outputs, tmp_path)]
     assert weights[0].parent.name == weights[1].parent.name
@@ -190,6 +196,20 @@ BAD = [
     (["trainer.max_steps=0"], r"trainer.max_steps=0 is not allowed: it is an integer of at least 1"),
     (["evaluation.taus=5"], r"evaluation.taus=5 is not allowed: it is a list"),
     (["evaluation.fine_images=0"], r"evaluation.fine_images=0 is not allowed"),
+    (["evaluation.images=8"], r"8 images are too few to estimate a covariance on 8 features: at least 9 are needed"),
+    (["evaluation.schedules=[quad]"], r"evaluation.schedules=\['quad'\] is not allowed: it is null or such as"),
+    (["evaluation.schedules={expo: null}"], r"names expo, which is unknown: choose among custom, exp, "),
+    (["evaluation.schedules={exp: [99]}"], r"tau=99 is not allowed with schedule=exp"),
+    (["metrics.classifier=perhaps"], r"metrics.classifier='perhaps' is not allowed: it is auto, true or false"),
+    (["metrics.inception=5"], r"metrics.inception=5 is not allowed: it is null, a path"),
+    (
+        ["metrics.inception={tmp}/no.pth", "evaluation.images=500"],
+        r"500 images are too few .* on 2048 features: .*2049",
+    ),
+    (
+        ["dataset=folder", "dataset.root={tmp}/flat", "metrics.classifier=true"],
+        r"need labels, and dataset folder has none: leave out",
+    ),
     (["training.learning_rate=high"], r"training.learning_rate='high' is not allowed: it is a number"),
     (["model.attention=[5]"], r"model.attention=\[5\] names none of the levels' sizes \[14, 7, 3\]"),
     (["trainer.strategy=ddp"], r"trainer.strategy=ddp is not supported"),
@@ -238,9 +258,12 @@ def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch, cap
     for name in ("a.png", "c.png"):
         Image.new("L", (8, 8)).save(tmp_path / "broken" / name)
     (tmp_path / "broken" / "b.png").write_bytes(b"no image")
+    (tmp_path / "flat").mkdir()
+    for i in range(200):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / "flat" / f"{i}.png")
     for proxy in ("http_proxy", "https_proxy"):  # no network: connections are refused at once
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
-    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
     outputs = f"paths.outputs={tmp_path}/outputs"
     monkeypatch.setattr(sys, "argv", ["train.py", "experiment=smoke", "logger=none", outputs, *arguments])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,45 @@ def test_slerp_stays_on_the_sphere():
     torch.testing.assert_close(unit.flatten(1).norm(dim=1), torch.ones(5, dtype=torch.float64))
     angles = torch.arccos((unit[1:] * unit[:-1]).flatten(1).sum(dim=1))
     torch.testing.assert_close(angles, angles[:1].expand(4))
+
+
+FEW = ["metrics.features=8", "metrics.classifier_steps=10"]
+
+
+def test_evaluate(outputs, tmp_path):
+    out = tmp_path / "out"
+    grid = ["evaluation.taus=[3,6]", "evaluation.etas=[0.0,1.0]", "evaluation.schedules={uniform: [40]}"]
+    done = run("evaluate", outputs, "tau=3", *grid, "evaluation.images=12", *FEW, f"out={out}")
+    assert done.returncode == 0, done.stderr
+    with (out / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = [(row["schedule"], row["tau"], row["eta"]) for row in rows]
+    assert cells[:4] == [("exp", tau, eta) for eta in ("0.0", "1.0") for tau in ("3", "6")]
+    assert cells[4:] == [("uniform", "40", eta) for eta in ("0.0", "1.0")]
+    assert all(float(row["fd_classifier_floor"]) > 0 for row in rows)
+    for name in ("curves.png", "contact.png", "report.html", f"samples/{rows[-1]['cell']}.png"):
+        assert (out / name).stat().st_size > 0, name
+    assert "python scripts/evaluate.py run=mnist5k-" in (out / "report.html").read_text()
+
+
+def test_images_of_another_form_than_the_models_are_refused(outputs, tmp_path):
+    done = run("evaluate", outputs, "dataset.channels=3", f"out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert re.search(r"the model makes images \(1, 28, 28\), dataset=mnist5k holds \(3, 28, 28\)", done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_study(outputs, tmp_path):
+    out = tmp_path / "out"
+    few = ["n=200", "floors=5", "repeats=1", "taus=[2,4]", "tau=2", "etas=[0.0,1.0]", "dataset=mnist5k", *FEW]
+    done = run("study", outputs, *few, f"out={out}")
+    assert done.returncode == 0, done.stderr
+    with (out / "study.csv").open(newline="") as file:
+        rows = {row["series"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [
+        "noise", "blur", "dropped modes", "repeats", "memorised",
+        "NFE at η = 0", "NFE at η = 1", "η at NFE 3", "η at NFE 5",
+    ]  # fmt: skip
+    assert float(rows["blur"]["fd_random"].split(",")[0]) > 0.8
+    assert rows["memorised"]["too_near"].endswith("from 0.2")
+    assert (out / "study.png").stat().st_size > 0

@@ -1,20 +1,25 @@
 """Cells: one model sampled at several (schedule, tau, eta) from the same start noise, and measured."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from skipstone import engine
 from skipstone.data import to_bytes
 from skipstone.metrics import Proxies, solver_rmse
 from skipstone.process import ForwardProcess
+from skipstone.settings import CONF
 from skipstone.solvers import StepTable
+
+FILM_SAMPLES = 8
+_FILM_FRAMES = 12
 
 
 @dataclass(frozen=True)
@@ -28,19 +33,64 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Film:
+    """A cell's first samples after some of its rows t → p, evenly spread, the last included.
+
+    x, x0: uint8 [frames, samples, C, H, W] on the CPU: the state, and the x0 predicted on the way to it.
+    """
+
+    t: list[int]
+    p: list[int]
+    x: Tensor
+    x0: Tensor
+
+
+@dataclass(frozen=True)
 class Result:
     """What a cell gave. samples: uint8 [n, C, H, W] on the CPU; row: one line of evaluation.csv, in its order."""
 
     cell: Cell
     samples: Tensor
     row: dict[str, Any]
+    film: Film | None = None
 
 
-def build_cells(config: DictConfig, process: ForwardProcess, taus: Sequence[int], etas: Sequence[float]) -> list[Cell]:
+def build_cells(
+    config: DictConfig,
+    process: ForwardProcess,
+    taus: Sequence[int],
+    etas: Sequence[float],
+    further: Mapping[str, Sequence[int] | None] | None = None,
+) -> list[Cell]:
     """The grid taus × etas with the configured schedule and solver, and the user's own (tau, eta) if it is not in it.
 
-    Every table is made here, so that a tau or an eta that is not allowed is refused before anything is trained.
+    further: schedules of conf/schedule by name, whose grids with the same etas follow; their taus, or None for the
+    schedule's own. Every table is made here, so that what is not allowed is refused before anything is trained.
     """
+    cells = _grid(config, process, taus, etas, [(config.tau, _real(config.eta))])
+    for name, its_taus in (further or {}).items():
+        other = _with_schedule(config, name)
+        cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [])
+    return list({cell.name: cell for cell in reversed(cells)}.values())[::-1]  # the first of each name
+
+
+def _with_schedule(config: DictConfig, name: str) -> DictConfig:
+    """The configuration as it would be with schedule=<name> and nothing said of tau."""
+    files = {path.stem: path for path in (CONF / "schedule").glob("*.yaml")}
+    if name not in files:
+        raise ValueError(
+            f"evaluation.schedules names {name}, which is unknown: choose among {', '.join(sorted(files))}."
+        )
+    return OmegaConf.merge(config, {"schedule": None}, OmegaConf.load(files[name]))
+
+
+def _grid(
+    config: DictConfig,
+    process: ForwardProcess,
+    taus: Sequence[int],
+    etas: Sequence[float],
+    own: list[tuple[int | None, float]],
+) -> list[Cell]:
     if "eta" not in config.solver:  # a solver without noise: there is one column of the grid
         if config.eta != 0:
             raise ValueError(f"eta={config.eta} is not allowed: the solver is deterministic, leave eta at 0.")
@@ -49,11 +99,10 @@ def build_cells(config: DictConfig, process: ForwardProcess, taus: Sequence[int]
         if config.tau is not None:
             raise ValueError(f"tau={config.tau} is not allowed: the schedule lists its own steps, leave tau out.")
         taus = [None]
-    own = (config.tau, _real(config.eta))
-    cells = [_cell(config, process, *own, own=True)]
+    cells = {pair: _cell(config, process, *pair, own=True) for pair in own}
     try:
-        grid = dict.fromkeys([*((tau, _real(eta)) for eta in etas for tau in taus), own])
-        return [cells[0] if pair == own else _cell(config, process, *pair, own=False) for pair in grid]
+        grid = dict.fromkeys([*((tau, _real(eta)) for eta in etas for tau in taus), *own])
+        return [cells[pair] if pair in cells else _cell(config, process, *pair, own=False) for pair in grid]
     except (ValueError, InstantiationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         raise ValueError(f"{cause} It is a cell of taus={list(taus)} and etas={list(etas)} of evaluation.") from error
@@ -82,31 +131,47 @@ def _cell(config: DictConfig, process: ForwardProcess, tau: int | None, eta: flo
 
 def evaluate(
     model: engine.Model,
-    cells: Iterable[Cell],
+    cells: Sequence[Cell],
     shape: tuple[int, ...],
     proxies: Proxies,
     *,
     seed: int,
     batch_size: int,
     fine: Tensor | None = None,
-    done: Callable[[Cell], None] = lambda cell: None,
+    film: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Result]:
-    """Sample every cell from the same start noise, proxies.n images each, and measure it.
+    """Sample all cells in one batch that stays full, proxies.n images each from the same start noise; measure them.
 
     fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (metrics.fine_solution).
-    done: called after each cell. seconds are those of sampling alone.
+    film: whether the first samples' way is kept, too.  progress: as for engine.sample_many.
+    A row's seconds are its share of the sampling's, by evaluations.
     """
+    tables = [cell.table for cell in cells]
+    began = time.perf_counter()
+    sampled = engine.sample_many(model, tables, proxies.n, shape, seed=seed, batch_size=batch_size, progress=progress)
+    sampled = [x.cpu() for x in sampled]  # waits for the device, so the clock reads finished work
+    evaluation = (time.perf_counter() - began) / sum(table.nfe for table in tables)
     results = []
-    for cell in cells:
-        began = time.perf_counter()
-        # .cpu() waits for the device, so the clock reads finished work
-        x = engine.sample(model, cell.table, proxies.n, shape, seed=seed, batch_size=batch_size).cpu()
-        seconds = time.perf_counter() - began
-        samples = to_bytes(x)
+    for cell, x in zip(cells, sampled, strict=True):
+        samples, seconds = to_bytes(x), cell.table.nfe * evaluation
         row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
         row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
         row |= proxies(samples)
         row |= {"seconds": seconds, "images_per_second": proxies.n / seconds}
-        results.append(Result(cell, samples, row))
-        done(cell)
+        shown = _film(model, cell.table, shape, seed) if film else None
+        results.append(Result(cell, samples, row, shown))
     return results
+
+
+def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:
+    frames = torch.linspace(0, table.nfe - 1, min(_FILM_FRAMES, table.nfe)).round().long().tolist()
+    # a compiled network would be compiled once more for so small a batch
+    with torch.compiler.set_stance("force_eager"):
+        steps = list(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed))
+    kept = [steps[i] for i in frames]
+    x, x0 = (
+        torch.stack([to_bytes(image) for image in images]).cpu()
+        for images in zip(*(step[2:] for step in kept), strict=True)
+    )
+    return Film([step.t for step in kept], [step.p for step in kept], x, x0)

@@ -2,24 +2,28 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import runs
+from skipstone.data import ImageSet
 from skipstone.evaluation import Cell, build_cells
 from skipstone.process import ForwardProcess
 from skipstone.settings import require_number
+from skipstone.training import hardware
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A model on its device, its process, the form of its images and the composed settings with the model's β."""
+    """A model on its device, its process, the form of its images, its folder, the composed settings with its β."""
 
     net: nn.Module
     process: ForwardProcess
     shape: tuple[int, int, int]
+    folder: Path
     config: DictConfig
 
     def cell(self) -> Cell:
@@ -49,7 +53,24 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
     cuda = config.device != "cpu" and torch.cuda.is_available()
     net, process = runs.load(folder)
     config = OmegaConf.merge(config, {"noise": OmegaConf.load(folder / "config.yaml").noise})
-    return Finished(net.to("cuda" if cuda else "cpu"), process, (net.channels, net.image_size, net.image_size), config)
+    shape = (net.channels, net.image_size, net.image_size)
+    return Finished(net.to("cuda" if cuda else "cpu"), process, shape, folder, config)
+
+
+def resolve_trainer(config: DictConfig) -> dict[str, Any]:
+    """The settings device, precision, compile and threads as hardware.resolve has them; threads take effect here."""
+    hardware.use_threads(config.threads)
+    one = {"accelerator": config.device, "devices": 1, "strategy": "auto"}
+    return hardware.resolve({**one, "precision": config.precision, "compile": config.compile})
+
+
+def require_own_data(model: Finished, images: ImageSet) -> None:
+    """Raise ValueError unless these are images such as the model makes."""
+    if images.shape != model.shape:
+        raise ValueError(
+            f"the model makes images {model.shape}, dataset={images.name} holds {images.shape} (channels, height, "
+            "width): choose the data set it was trained on, or set dataset.channels and dataset.image_size."
+        )
 
 
 def new_folder(path: str | Path) -> Path:

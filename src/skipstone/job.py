@@ -1,31 +1,29 @@
-"""The main job, in order: settle the configuration, ensure the model, evaluate it, report. One call a Hydra job."""
+"""The main job, in order: settle the configuration, ensure the model, review it. One call a Hydra job."""
 
 import logging
-from contextlib import suppress
+import shlex
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from skipstone import metrics, philox, runs, settings
+from skipstone import philox, runs, settings
 from skipstone.data import ImageSet
 from skipstone.evaluation import Result, build_cells, evaluate
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
-from skipstone.report import page, pictures, table
+from skipstone.review import Trained, open_tracker, proxies_of, review
 from skipstone.training import hardware, tracking
 from skipstone.training.fit import fit
 from skipstone.training.module import Recipe
-from skipstone.training.validation import SamplingCallback, log_results
+from skipstone.training.validation import SamplingCallback
 
 log = logging.getLogger(__name__)
 
@@ -36,43 +34,37 @@ def run(config: DictConfig) -> list[Result]:
     Whatever is wrong with the configuration is found before training starts.
     """
     settings.check(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
     hardware.use_threads(trainer["threads"])
     process = ForwardProcess(instantiate(config.noise))
-    cells = build_cells(config, process, config.evaluation.taus, config.evaluation.etas)
+    grid, few = config.evaluation, config.evaluation.training
+    cells = build_cells(config, process, grid.taus, grid.etas, grid.schedules)
+    watched = build_cells(config, process, few.taus, few.etas)
     net = _network(config)
     images: ImageSet = instantiate(config.dataset)
-    proxies = _proxies(config, images)
-    few = config.evaluation.training
-    watch = SamplingCallback(
-        partial(
-            evaluate,
-            cells=build_cells(config, process, few.taus, few.etas),
-            shape=images.shape,
-            proxies=proxies.at(min(few.images, proxies.n)),
-            seed=config.seed,
-            batch_size=min(few.images, proxies.n),
-        ),
-        folder / "training",
-    )
+    proxies = proxies_of(config, images, trainer)
+    n = min(few.images, proxies.n)
+    sample = partial(
+        evaluate, cells=watched, shape=images.shape, proxies=proxies.at(n), seed=config.seed,
+        batch_size=min(n * len(watched), grid.batch_size),
+    )  # fmt: skip
+    watch = SamplingCallback(sample, folder / "training")
     recipe = Recipe(**config.training)
 
     store = runs.ModelStore(config.paths.outputs)
     weights = runs.weights_config(plain, images)
-    train = partial(_train, config, plain, net, process, images, recipe, watch, folder)
+    # a sweep reads as one thing, and else what was done with one model
+    group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else runs.model_key(weights)
+    train = partial(_train, config, plain, net, process, images, recipe, watch, folder, group)
     model_folder = store.ensure(weights, train, config.fresh)
 
     runs.load_weights(net, model_folder)
-    net = hardware.place(net, trainer)
-    options = {"seed": config.seed, "batch_size": config.evaluation.batch_size}
-    with hardware.autocast(trainer):
-        fine = _fine_solution(net, process, model_folder, config, images.shape)
-        shown = track(cells, "sampling", transient=True)
-        results = evaluate(net, shown, images.shape, proxies, fine=fine, **options)
-    _report(config, plain, results, folder, model_folder)
-    return results
+    trained = Trained(hardware.place(net, trainer), process, images, model_folder, trainer)
+    command = shlex.join(["python", "train.py", *hydra.overrides.task])
+    return review(config, trained, cells, proxies, folder, command, group, job_type="sample")
 
 
 def _network(config: DictConfig) -> nn.Module:
@@ -84,65 +76,16 @@ def _network(config: DictConfig) -> nn.Module:
 
 def _train(
     config: DictConfig, plain: dict[str, Any], net: nn.Module, process: ForwardProcess, images: ImageSet,
-    recipe: Recipe, watch: SamplingCallback, folder: Path, model_folder: Path,
+    recipe: Recipe, watch: SamplingCallback, folder: Path, group: str, model_folder: Path,
 ) -> nn.Module:  # fmt: skip
     """Train `net` in the model's folder, watched by the tracker and by a few cells; returns the averaged network."""
-    logger = _tracker(config, plain, folder, "train", model_folder.name)
+    logger = open_tracker(config, plain, folder, "train", model_folder.name, group)
     log.info("training %s for %d steps", model_folder, plain["trainer"]["max_steps"])
-    finished = False
+    began, finished = time.perf_counter(), False
     try:
         net = fit(net, process, images, recipe, plain["trainer"], config.seed, model_folder, logger, (watch,))
         finished = True
     finally:
         tracking.finish(logger, finished)
+    log.info("trained in %.0f s, of which validation took %.0f s", time.perf_counter() - began, watch.seconds)
     return net
-
-
-def _proxies(config: DictConfig, images: ImageSet) -> metrics.Proxies:
-    """The proxies at evaluation.images, or as many as the data set has held out for their floor."""
-    n, there = config.evaluation.images, len(images.held_out)
-    if n > there:
-        log.warning("%d images a cell instead of %d: no more real images are held out", there, n)
-    return instantiate(config.metrics)(images=images, n=min(n, there))
-
-
-def _fine_solution(
-    net: nn.Module, process: ForwardProcess, model_folder: Path, config: DictConfig, shape: tuple[int, ...]
-) -> Tensor:
-    """The fine-step solution of the first samples, solved once a model and kept beside it."""
-    n = min(config.evaluation.fine_images, config.evaluation.images)
-    clip, to_data = config.solver.clip_x0, config.solver.to_data
-    kind = ("" if to_data else "-noisy") + ("-clipped" if clip else "")
-    path = model_folder / f"fine-seed{config.seed}-n{n}{kind}.safetensors"
-    with suppress(OSError, SafetensorError):  # absent, or cut off while it was written: solved again
-        return load_file(path)["x"]
-    log.info("solving %d samples over all %d steps, for solver_rmse (once a model)", n, process.num_steps)
-    fine = metrics.fine_solution(net, process, n, shape, config.seed, n, to_data, clip).cpu()
-    runs.write_tensors({"x": fine}, path)
-    return fine
-
-
-def _tracker(
-    config: DictConfig, plain: dict[str, Any], folder: Path, job_type: str, run_id: str | None
-) -> Logger | None:
-    return instantiate(config.logger)(job_type=job_type, run_id=run_id, directory=folder, config=plain)
-
-
-def _report(config: DictConfig, plain: dict[str, Any], results: list[Result], folder: Path, model_folder: Path) -> None:
-    """Files, tracker and terminal: everything that a person reads."""
-    table.write_csv(results, folder / "evaluation.csv")
-    for result in results:
-        pictures.save_grid(result.samples, folder / "samples" / f"{result.cell.name}.png")
-    pictures.save_curves([result.row for result in results], folder / "curves.png")
-    overrides = list(HydraConfig.get().overrides.task)
-    path = page.write_page(results, folder, OmegaConf.to_yaml(config), model_folder.name, overrides)
-
-    own = next(result for result in results if result.cell.own)
-    logger = _tracker(config, {**plain, "nfe": own.row["nfe"]}, folder, "sample", None)
-    if logger is not None:
-        log_results([logger], results)
-        logger.log_metrics({name: value for name, value in own.row.items() if isinstance(value, (int, float))})
-        tracking.finish(logger, True)
-
-    table.print_table(results)
-    print(f"Look next at {path} (model: {model_folder})")

@@ -1,9 +1,12 @@
 """What a composed configuration's numbers must be, checked before anything is built, read or written."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf"
 
 # key: (type, smallest value allowed). A key that a group does not have is passed over.
 _NUMBERS = {
@@ -34,15 +37,18 @@ _NUMBERS = {
     "evaluation.fine_images": (int, 1),
     "evaluation.training.images": (int, 2),
     "metrics.features": (int, 4),
+    "metrics.classifier_steps": (int, 1),
     "metrics.subsets": (int, 1),
     "metrics.subset_size": (int, 2),
 }
-_NUMBERS_OR_NULL = {"trainer.threads": (int, 1), "trainer.gradient_clip_val": (float, 0)}
+_NUMBERS_OR_NULL = {"trainer.threads": (int, 1), "threads": (int, 1), "trainer.gradient_clip_val": (float, 0)}
 _LISTS = (
     "model.multipliers", "model.attention", "evaluation.taus", "evaluation.etas", "evaluation.training.taus",
     "evaluation.training.etas",
 )  # fmt: skip
-_SWITCHES = ("fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar")
+_SWITCHES = (
+    "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
+)  # fmt: skip
 # Keys that follow another one, where a change would be ignored or contradict it
 _FOLLOWERS = {
     "schedule.tau": "tau",
@@ -68,15 +74,24 @@ def check(config: DictConfig) -> None:
     if config.seed > _LARGEST_SEED:
         raise _refusal("seed", config.seed, f"an integer of at most {_LARGEST_SEED}")
     for key in _LISTS:
-        value = OmegaConf.select(config, key)
-        if not OmegaConf.is_list(value) or (len(value) == 0 and key != "model.attention"):
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is not _ABSENT and (not OmegaConf.is_list(value) or (len(value) == 0 and key != "model.attention")):
             raise _refusal(key, value, "a list such as [1,2], not empty")
+    further = config.evaluation.schedules
+    named = OmegaConf.is_dict(further) and all(v is None or (OmegaConf.is_list(v) and v) for v in further.values())
+    if further is not None and not named:
+        raise _refusal("evaluation.schedules", further, "null or such as {quad: [10, 20], uniform: null}")
+    weights = OmegaConf.select(config, "metrics.inception")
+    if weights is not None and not isinstance(weights, str):
+        raise _refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")
     for key in _SWITCHES:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and not isinstance(value, bool):
             raise _refusal(key, value, "true or false")
-    if config.trainer.compile not in ("auto", True, False):
-        raise _refusal("trainer.compile", config.trainer.compile, "auto, true or false")
+    for key in ("trainer.compile", "compile", "metrics.classifier"):
+        value = OmegaConf.select(config, key, default="auto")
+        if value not in ("auto", True, False):
+            raise _refusal(key, value, "auto, true or false")
     if not re.fullmatch(r"[\w.-]+", str(config.dataset.name)) or str(config.dataset.name).startswith("."):
         raise _refusal("dataset.name", config.dataset.name, "a word, for it begins the name of the model's folder")
     for key, leader in _FOLLOWERS.items():

@@ -95,7 +95,7 @@ def sample_many(
                 # assigned, not added to: a sample that diverged never touches its successor
                 x[slot], sample[slot], row[slot] = first[begun], begun, at
                 for h in history:
-                    h[slot] = 0
+                    h.index_fill_(0, slot, 0)  # a number assigned by [] would make the host wait
             t = rows.times[row]
             eps = evaluate(model, x, t)
             z = normal(seed, Stream.STEP, sample, shape, t, dtype) if noisy[i] else None
@@ -104,7 +104,8 @@ def sample_many(
             row = (row + 1).clamp(max=rows.rest)
             slot, kept = ends.at(i)
             if len(slot):
-                done[kept], row[slot] = x[slot], rows.rest
+                done[kept] = x[slot]
+                row.index_fill_(0, slot, rows.rest)
             progress(i + 1, todo.steps)
     return list(done.split(count))
 

@@ -30,7 +30,7 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     precision = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true"}.get(precision, precision)
     if precision not in ("32-true", "bf16-mixed", "16-mixed"):
         # the average of the weights must not be kept in less than float32, and tables are computed in more
-        raise ValueError(f"trainer.precision={precision} is not supported: choose 32-true, bf16-mixed or 16-mixed.")
+        raise ValueError(f"precision={precision} is not supported: choose 32-true, bf16-mixed or 16-mixed.")
     concrete["precision"] = precision
     if trainer["compile"] == "auto":
         concrete["compile"] = gpu

@@ -5,6 +5,7 @@ Training and sampling are two runs of a tracker, for a model is trained once and
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ log = logging.getLogger(__name__)
 
 
 def wandb(
-    project: str, entity: str | None, *, job_type: str, run_id: str | None, directory: Path, config: dict[str, Any]
+    project: str,
+    entity: str | None,
+    *,
+    job_type: str,
+    run_id: str | None,
+    group: str,
+    directory: Path,
+    config: dict[str, Any],
 ) -> Logger:
     """A Weights & Biases run: offline unless the user is logged in or WANDB_MODE is set.
 
-    run_id: None lets W&B choose. W&B is imported here and not before.
+    run_id: None lets W&B choose.  group: what belongs together: a sweep, or else all runs on one model.
+    W&B is imported here and not before.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # read at import; our own closing line says where to look
     os.environ["WANDB_DIR"] = str(directory)  # for the processes of further devices
@@ -26,16 +35,17 @@ def wandb(
     from lightning.pytorch.loggers import WandbLogger
 
     dataset, schedule = config["dataset"]["name"], config["schedule"]["_target_"].rsplit(".", 1)[-1].lower()
-    tags = [dataset] if job_type == "train" else [dataset, schedule, f"tau={config['tau']}", f"eta={config['eta']}"]
+    cell = [] if job_type == "train" else [schedule, f"tau={config['tau']}", f"eta={config['eta']}"]
     options = {
         "project": project,
         "entity": entity,
         "id": run_id,
-        "name": run_id,
+        "name": run_id or " ".join(cell),
         "save_dir": str(directory),
         "job_type": job_type,
-        "tags": tags,
-        "config": config,
+        "group": group,
+        "tags": [dataset, *cell],
+        "config": dict(_flat(config)),
         "resume": "allow" if run_id else None,
     }
     offline = "WANDB_MODE" not in os.environ and not client.login(prompt=False, verify=False)
@@ -51,14 +61,23 @@ def wandb(
     return logger
 
 
-def csv(*, job_type: str, run_id: str | None, directory: Path, config: dict[str, Any]) -> Logger:
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf under its dotted name, the one that is typed on the command line."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def csv(*, job_type: str, run_id: str | None, group: str, directory: Path, config: dict[str, Any]) -> Logger:
     """A folder `<directory>/<job_type>` with metrics.csv and hparams.yaml."""
     logger = CSVLogger(directory, name=job_type, version="")
     logger.log_hyperparams(config)
     return logger
 
 
-def none(*, job_type: str, run_id: str | None, directory: Path, config: dict[str, Any]) -> None:
+def none(*, job_type: str, run_id: str | None, group: str, directory: Path, config: dict[str, Any]) -> None:
     """No tracker: the run folder and the model's own metrics.csv hold everything."""
 
 

@@ -1,0 +1,38 @@
+"""The grid on a finished model: python scripts/evaluate.py run=<key> schedule=exp evaluation.schedules={quad:null}"""
+
+import hydra
+from omegaconf import DictConfig
+
+from skipstone.command import CONF, main
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+def job(config: DictConfig) -> None:
+    """Writes evaluation.csv, curves.png, contact.png, samples/ and report.html, as train.py does for its own grid."""
+    import shlex
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+
+    from skipstone import settings
+    from skipstone.evaluation import build_cells
+    from skipstone.finished import new_folder, open_model, require_own_data, resolve_trainer
+    from skipstone.review import Trained, proxies_of, review
+    from skipstone.training import hardware
+
+    settings.check(config)
+    model = open_model(config)
+    trainer = resolve_trainer(config)
+    grid = config.evaluation
+    cells = build_cells(model.config, model.process, grid.taus, grid.etas, grid.schedules)
+    images = instantiate(config.dataset)
+    require_own_data(model, images)
+    proxies = proxies_of(config, images, trainer)
+    folder = new_folder(config.out)
+    trained = Trained(hardware.place(model.net, trainer), model.process, images, model.folder, trainer)
+    command = shlex.join(["python", "scripts/evaluate.py", *HydraConfig.get().overrides.task])
+    review(model.config, trained, cells, proxies, folder, command, group=model.folder.name, job_type="evaluate")
+
+
+if __name__ == "__main__":
+    main(job)

@@ -1,0 +1,62 @@
+"""What each proxy sees and what it misses: python scripts/study.py run=<key> dataset=mnist dataset.root=<folder>
+
+Real held-out images at graded damage, and the (tau x eta) cells of a model, on each distance.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from skipstone.command import CONF, main
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="study")
+def job(config: DictConfig) -> None:
+    """Writes study.csv (rank correlations, and from where on a proxy sees) and study.png (every series)."""
+    from pathlib import Path
+
+    from hydra.utils import instantiate
+    from rich.progress import Progress
+
+    from skipstone import study
+    from skipstone.evaluation import build_cells, evaluate
+    from skipstone.finished import new_folder, open_model, require_own_data, resolve_trainer
+    from skipstone.metrics.corruptions import CORRUPTIONS
+    from skipstone.report import table
+    from skipstone.report.study import save_study
+    from skipstone.training import hardware
+
+    model = open_model(config, n=2, floors=2, repeats=1, batch_size=1)
+    cells = build_cells(model.config, model.process, config.taus, config.etas)
+    images = instantiate(config.dataset)
+    require_own_data(model, images)
+    trainer = resolve_trainer(config)
+    device, net = hardware.device(trainer), hardware.place(model.net, trainer)
+    proxies = instantiate(config.metrics)(images=images, n=config.n, outputs=Path(config.paths.outputs), device=device)
+    folder = new_folder(config.out)
+    with hardware.autocast(trainer), Progress(transient=True) as bar:
+        task = bar.add_task("damage", total=config.floors + sum(len(kind.levels) for kind in CORRUPTIONS))
+        floors = study.Floors(images, proxies, config.floors, device, lambda: bar.advance(task))
+        findings = study.damage(images, proxies, floors, config.repeats, lambda: bar.advance(task))
+        task = bar.add_task("cells")
+        results = evaluate(
+            net,
+            cells,
+            images.shape,
+            proxies,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    findings += study.cells(results, floors)
+    rows = study.summary(findings, floors)
+    table.write_rows(rows, folder / "study.csv")
+    table.write_csv(results, folder / "evaluation.csv")
+    save_study(findings, folder / "study.png")
+    table.print_rows(
+        rows, f"{images.name}, {config.n} images: rank correlation, and the level from which on it is seen"
+    )
+    print(f"Look next at {folder / 'study.png'}")
+
+
+if __name__ == "__main__":
+    main(job)

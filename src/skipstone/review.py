@@ -1,0 +1,151 @@
+"""What follows once a model is trained, for train.py and scripts/evaluate.py alike.
+
+Its cells are sampled from the same start noise and measured, and everything that a person reads is left.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from skipstone import metrics, runs
+from skipstone.data import ImageSet
+from skipstone.evaluation import Cell, Result, evaluate
+from skipstone.process import ForwardProcess
+from skipstone.report import curves, dashboard, page, pictures, sheet, table
+from skipstone.training import hardware, tracking
+
+log = logging.getLogger(__name__)
+
+_COMPARED = 12  # samples that are shown beside their nearest training images
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished model. net: on the device of `trainer`, the resolved settings under which it is evaluated."""
+
+    net: nn.Module
+    process: ForwardProcess
+    images: ImageSet
+    folder: Path
+    trainer: dict[str, Any]
+
+
+def proxies_of(config: DictConfig, images: ImageSet, trainer: dict[str, Any]) -> metrics.Proxies:
+    """The proxies at evaluation.images, or at as many as the data set has held out for their floor."""
+    n, there = config.evaluation.images, len(images.held_out)
+    if n > there:
+        log.warning("%d images a cell instead of %d: no more real images are held out", there, n)
+    return instantiate(config.metrics)(
+        images=images, n=min(n, there), outputs=Path(config.paths.outputs), device=hardware.device(trainer)
+    )
+
+
+def review(
+    config: DictConfig,
+    trained: Trained,
+    cells: Sequence[Cell],
+    proxies: metrics.Proxies,
+    folder: Path,
+    command: str,
+    group: str,
+    job_type: str,
+) -> list[Result]:
+    """Sample and measure the cells; write evaluation.csv, pictures and report.html into `folder`; tell the tracker.
+
+    command: to get all this again.  group, job_type: of the tracker's run.
+    """
+    with hardware.autocast(trained.trainer):
+        fine = _fine_solution(config, trained)
+        with Progress(transient=True) as bar:
+            task = bar.add_task("sampling")
+            results = evaluate(
+                trained.net,
+                cells,
+                trained.images.shape,
+                proxies,
+                seed=config.seed,
+                batch_size=config.evaluation.batch_size,
+                fine=fine,
+                film=True,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    own = next(result for result in results if result.cell.own)
+    path = _write(results, own, trained, folder, OmegaConf.to_yaml(config), command)
+    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trained.trainer, "nfe": own.row["nfe"]}
+    logger = open_tracker(config, plain, folder, job_type, None, group)
+    if logger is not None:
+        dashboard.log_review(logger, results)
+        tracking.finish(logger, True)
+    table.print_table(results)
+    print(f"Look next at {path} (model: {trained.folder})")
+    return results
+
+
+def _write(results: Sequence[Result], own: Result, trained: Trained, folder: Path, config: str, command: str) -> Path:
+    """Everything for the eye; returns the path of the page, which holds all of it."""
+    table.write_csv(results, folder / "evaluation.csv")
+    for result in results:
+        pictures.save_grid(result.samples, folder / "samples" / f"{result.cell.name}.png")
+    curves.save_curves([result.row for result in results], folder / "curves.png")
+    sheet.save_sheet(results, folder / "contact.png")
+    training_curve = folder / "training_curve.png"
+    story = page.Story(
+        model=trained.folder.name,
+        config=config,
+        command=command,
+        training_curve=training_curve
+        if curves.save_training_curve(trained.folder / "metrics.csv", training_curve)
+        else None,
+        neighbours=_neighbours(own, trained),
+    )
+    return page.write_page(results, folder, story)
+
+
+def _neighbours(own: Result, trained: Trained) -> page.Neighbours:
+    """The own cell's first samples beside the training images nearest to them, and what those of all samples say."""
+    train, device = trained.images.train, hardware.device(trained.trainer)
+    found = metrics.MemoryCheck(trained.images, device)(own.samples)
+    indices, distances = metrics.nearest(own.samples[:_COMPARED], train, k=min(3, len(train)), device=device)
+    sentence = (
+        f"Of {len(own.samples)} samples, {found.too_near:.0%} lie nearer to a training image than 99 % of held-out "
+        f"images do: about 1 % is what images score that nobody trained on, 100 % is a memory. The median distance to "
+        f"the nearest training image is {found.samples:.2f}, that of held-out images {found.held_out:.2f} (root mean "
+        "square of pixels in [−1, 1])."
+    )
+    return page.Neighbours(own.samples[:_COMPARED], train[indices], distances, sentence)
+
+
+def _fine_solution(config: DictConfig, trained: Trained) -> Tensor:
+    """The fine-step solution of the first samples, solved once a model and kept beside it."""
+    n = min(config.evaluation.fine_images, config.evaluation.images)
+    clip, to_data = config.solver.clip_x0, config.solver.to_data
+    kind = ("" if to_data else "-noisy") + ("-clipped" if clip else "")
+    path = trained.folder / f"fine-seed{config.seed}-n{n}{kind}.safetensors"
+    with suppress(OSError, SafetensorError):  # absent, or cut off while it was written: solved again
+        return load_file(path)["x"]
+    log.info("solving %d samples over all %d steps, for solver_rmse (once a model)", n, trained.process.num_steps)
+    with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled once more for this batch
+        fine = metrics.fine_solution(
+            trained.net, trained.process, n, trained.images.shape, config.seed, n, to_data, clip
+        ).cpu()
+    runs.write_tensors({"x": fine}, path)
+    return fine
+
+
+def open_tracker(
+    config: DictConfig, plain: dict[str, Any], folder: Path, job_type: str, run_id: str | None, group: str
+) -> Logger | None:
+    """The run of the configured tracker that this part of the work is told to; None without one."""
+    return instantiate(config.logger)(job_type=job_type, run_id=run_id, group=group, directory=folder, config=plain)
