@@ -24,7 +24,8 @@ class Finding:
     """One series of growing damage, or of one of a model's settings.
 
     x: its levels.  z: each proxy's values [levels, repeats], in standard deviations above its floor.
-    expected: the sign of the rank correlation with x that an honest distance has; 0 where it has nothing to see.
+    expected: the rank correlation with x that an honest distance comes near to, 0 where it has nothing to see; None
+    where nobody knows, and only the proxies' agreement says something.
     graded: whether x is damage, whose first level is none.
     """
 
@@ -32,7 +33,7 @@ class Finding:
     says: str
     x: list[float]
     z: dict[str, Tensor]
-    expected: int
+    expected: int | None
     graded: bool
 
     def correlation(self, proxy: str) -> float:
@@ -102,11 +103,11 @@ def _each(levels: Sequence[float], advance: Callable[[], None]) -> Iterator[floa
 
 
 def cells(results: Sequence[Result], floors: Floors) -> list[Finding]:
-    """Over NFE at each η, where more evaluations are better, and over η at each NFE, where noise costs quality."""
+    """Over NFE at each η, where more evaluations are better, and over η at each NFE, where noise may cost or help."""
     z = [floors.z(result.samples) for result in results]
     rows = [result.row for result in results]
 
-    def series(name: str, says: str, key: str, chosen: dict[str, Any], expected: int) -> Finding:
+    def series(name: str, says: str, key: str, chosen: dict[str, Any], expected: int | None) -> Finding:
         kept = sorted((row[key], i) for i, row in enumerate(rows) if all(row[k] == v for k, v in chosen.items()))
         values = torch.stack([z[i] for _, i in kept])
         z_of = {proxy: values[:, j, None] for j, proxy in enumerate(floors.names)}
@@ -115,7 +116,7 @@ def cells(results: Sequence[Result], floors: Floors) -> list[Finding]:
     etas, nfes = (sorted({row[key] for row in rows}) for key in ("eta", "nfe"))
     return [
         *(series(f"NFE at η = {eta:g}", "network evaluations", "nfe", {"eta": eta}, -1) for eta in etas),
-        *(series(f"η at NFE {nfe}", "η", "eta", {"nfe": nfe}, 1) for nfe in nfes),
+        *(series(f"η at NFE {nfe}", "η", "eta", {"nfe": nfe}, None) for nfe in nfes),
     ]
 
 
@@ -123,7 +124,7 @@ def summary(findings: Sequence[Finding], floors: Floors) -> list[dict[str, str]]
     """One row a series: of each proxy the rank correlation and, for damage, the level from which on it is seen."""
     rows = []
     for finding in findings:
-        row = {"series": finding.name, "honest": {1: "+1", 0: "0", -1: "-1"}[finding.expected]}
+        row = {"series": finding.name, "honest": "" if finding.expected is None else f"{finding.expected:+d}"}
         for name in floors.names:
             row[name] = f"{finding.correlation(name):+.2f}"
             if finding.graded:
