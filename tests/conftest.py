@@ -32,12 +32,12 @@ def net():
 
 @pytest.fixture(scope="session")
 def composed():
-    """Hydra's composition, as train.py gets it: composed("schedule=exp", ...)."""
+    """Hydra's composition, as train.py or another command gets it: composed("schedule=exp", ..., config="sample")."""
     if not OmegaConf.has_resolver("pid"):
         OmegaConf.register_new_resolver("pid", os.getpid)
 
-    def with_overrides(*overrides):
+    def with_overrides(*overrides, config="train"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", overrides=list(overrides))
+            return compose(config, overrides=list(overrides))
 
     return with_overrides

@@ -1,6 +1,7 @@
 """The real command, end to end, and what bad input gets."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -111,6 +112,36 @@ def test_a_run_leaves_every_file_that_the_design_names(outputs, first):
     page = (folder / "report.html").read_text()
     assert page.count("data:image/webp;base64,") > 3 * len(rows)  # a grid and two films a cell, and more
     assert not re.search(r"(src|href)=\"http", page)
+
+
+def test_the_dashboard_reads_as_one_thing(first):
+    """Of the offline run of the sampling: what W&B's own reader and the uploaded files say."""
+    runs = {}
+    for path in (run_folder(first) / "wandb").glob("offline-run-*"):
+        read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--summary", path]
+        said = subprocess.run(read, capture_output=True, text=True, timeout=120, env=ENVIRONMENT).stdout
+        assert "finished (exit code 0)" in said
+        runs["best/cell" in said] = path, dict(re.findall(r"^  (\S+) +(.+)$", said, re.MULTILINE)), said
+    sampled, summary, said = runs[True]
+    assert "exp tau=4 eta=0.5" in said.splitlines()[0]
+    assert summary["best/cell"].startswith("ddim-exp-tau")
+    assert float(summary["best/fd_classifier"]) == pytest.approx(
+        min(float(value) for name, value in summary.items() if re.fullmatch(r"cell/.*/fd_classifier", name))
+    )
+    assert float(summary["floor/fd_random"]) > 0
+    for name in ("nfe", "fd_classifier", "curve/fd_classifier_table", "cell/ddim-exp-tau4-eta0.5/kid_random"):
+        assert name in summary, name
+    (table,) = (json.loads(path.read_text()) for path in sampled.glob("files/media/table/cells_*.table.json"))
+    assert table["columns"][:3] == ["samples", "cell", "schedule"]
+    assert len(table["data"]) == 5
+    assert table["data"][0][0]["caption"].startswith("exp, τ = 2, η = 0, NFE 3; ")
+    assert len(list(sampled.glob("files/media/images/samples/*.png"))) == 5
+    record = next(sampled.glob("*.wandb")).read_bytes()
+    for flat in (b"solver.sigma", b"evaluation.training.images", b"mnist5k-"):  # settings by name, the group
+        assert flat in record, flat
+    _, trained, _ = runs[False]
+    assert "val/loss" in trained
+    assert any(name.startswith("val/loss_t/") for name in trained)
 
 
 def test_a_second_run_with_another_tau_only_samples(outputs, first):

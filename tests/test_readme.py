@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the docs say is so."""
 
 import re
 import shlex
@@ -11,7 +11,14 @@ from skipstone.command import CONF
 from skipstone.runs import ModelStore
 
 README = (CONF.parent / "README.md").read_text()
-COMMANDS = re.findall(r"^    python train.py (.*?)(?: +#.*)?$", README, re.MULTILINE)
+PAGES = [README, *(path.read_text() for path in sorted((CONF.parent / "docs").glob("*.md")))]
+COMMANDS = [
+    (script or "train", arguments)
+    for page in PAGES
+    for script, arguments in re.findall(
+        r"^    python (?:train|scripts/(?!benchmark)(\w+))\.py (.*?)(?: +#.*)?$", page.replace("\\\n", ""), re.MULTILINE
+    )
+]
 
 
 def test_the_table_lists_every_option_of_every_group():
@@ -20,10 +27,17 @@ def test_the_table_lists_every_option_of_every_group():
     assert {group: set(options.split(", ")) for group, options in listed.items()} == there
 
 
-@pytest.mark.parametrize("arguments", COMMANDS)
-def test_every_command_composes(arguments, composed):
+@pytest.mark.parametrize(("config", "arguments"), COMMANDS)
+def test_every_command_composes(config, arguments, composed):
+    arguments = re.sub(r"<\w+>", "x", arguments)
     overrides = [word for word in shlex.split(arguments) if not word.startswith("-") and word != "job"]
-    composed(*(override.split(",")[0] for override in overrides))
+    composed(*(override.split(",")[0] for override in overrides), config=config)
+
+
+def test_every_picture_and_page_that_is_linked_is_there():
+    for page in ("README.md", "docs/metrics.md", "docs/review.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (CONF.parent / page).read_text()):
+            assert (CONF.parent / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
 def test_the_python_example_runs(tmp_path, capsys, composed):

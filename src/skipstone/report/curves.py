@@ -92,14 +92,15 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         axes.margins(y=0.1)
     else:
         positive = [value for value in values if value > 0]
-        _plain_log(axes, few=max(positive, default=1) < 30 * min(positive, default=1))
+        _plain_log(axes, span=max(positive, default=1) / min(positive, default=1))
 
 
-def _plain_log(axes: Axes, few: bool) -> None:
-    """A logarithmic y axis with plain numbers; between the decades too, where there are few of them."""
+def _plain_log(axes: Axes, span: float) -> None:
+    """A logarithmic y axis with plain numbers; between the decades too, the more the less it spans."""
+    labelled = "123456789" if span < 3 else "235" if span < 30 else ""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_PLAIN)
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}" if few and f"{y:e}"[0] in "235" else ""))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:.3g}" if f"{y:e}"[0] in labelled else ""))
     axes.tick_params(axis="y", which="minor", labelsize="small")
 
 
@@ -133,7 +134,7 @@ def save_training_curve(metrics_csv: Path, path: Path) -> bool:
         if points:
             axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
     axes.set(xlabel="step", ylabel="loss: mean squared error of eps")
-    _plain_log(axes, few=True)
+    _plain_log(axes, span=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)

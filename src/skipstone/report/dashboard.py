@@ -10,6 +10,7 @@ from skipstone.report import pictures
 from skipstone.report.rows import Row, caption, families, finite, floor, metrics, show
 
 _THUMBNAILS = 16
+_TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telling first: docs/metrics.md
 
 
 def log_results(loggers: Sequence[Logger], results: Sequence[Result], step: int | None = None) -> None:
@@ -37,7 +38,8 @@ def log_review(logger: Logger, results: Sequence[Result]) -> None:
     log_results([logger], results)
     own = next((result for result in results if result.cell.own), None)
     if own is not None:
-        logger.log_metrics({name: value for name, value in own.row.items() if isinstance(value, (int, float))})
+        numbers = {name: value for name, value in own.row.items() if type(value) in (int, float)}  # no switches
+        logger.log_metrics(numbers)
     if hasattr(logger, "log_table"):
         rows = [result.row for result in results]
         logger.experiment.log({"cells": _table(results), **_curves(rows)})
@@ -83,7 +85,8 @@ def _curves(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _best(rows: Sequence[Row]) -> dict[str, Any]:
-    """The cell that comes nearest to the data by the first distance, and all its distances."""
+    """The cell that comes nearest to the data by the most telling distance there is, and all its distances."""
     measured = [name for name in metrics(rows) if name != "solver_rmse"]
-    row = min((row for row in rows if finite(row[measured[0]])), key=lambda row: row[measured[0]], default=rows[0])
+    telling = next(name for name in _TELLING if name in measured)
+    row = min((row for row in rows if finite(row[telling])), key=lambda row: row[telling])
     return {"best/cell": row["cell"], "best/nfe": row["nfe"], **{f"best/{name}": row[name] for name in measured}}
