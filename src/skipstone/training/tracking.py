@@ -13,6 +13,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 log = logging.getLogger(__name__)
 
+_DATA_DIR = os.environ.get("WANDB_DATA_DIR")
+
 
 def wandb(
     project: str,
@@ -31,6 +33,8 @@ def wandb(
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # read at import; our own closing line says where to look
     os.environ["WANDB_DIR"] = str(directory)  # for the processes of further devices
+    # what tables hold waits there for an upload; the default is the user's home
+    os.environ["WANDB_DATA_DIR"] = _DATA_DIR or str(directory / "wandb")
     import wandb as client
     from lightning.pytorch.loggers import WandbLogger
 
