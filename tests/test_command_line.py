@@ -114,14 +114,20 @@ def test_a_run_leaves_every_file_that_the_design_names(outputs, first):
     assert not re.search(r"(src|href)=\"http", page)
 
 
+def _summary(folder):
+    """What W&B's own reader says of an offline run: the entries, and all of it."""
+    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--summary", folder]
+    said = subprocess.run(read, capture_output=True, text=True, timeout=120, env=ENVIRONMENT).stdout
+    return dict(re.findall(r"^  (\S+) +(.+)$", said, re.MULTILINE)), said
+
+
 def test_the_dashboard_reads_as_one_thing(first):
     """Of the offline run of the sampling: what W&B's own reader and the uploaded files say."""
     runs = {}
     for path in (run_folder(first) / "wandb").glob("offline-run-*"):
-        read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--summary", path]
-        said = subprocess.run(read, capture_output=True, text=True, timeout=120, env=ENVIRONMENT).stdout
+        summary, said = _summary(path)
         assert "finished (exit code 0)" in said
-        runs["best/cell" in said] = path, dict(re.findall(r"^  (\S+) +(.+)$", said, re.MULTILINE)), said
+        runs["best/cell" in said] = path, summary, said
     sampled, summary, said = runs[True]
     assert "exp tau=4 eta=0.5" in said.splitlines()[0]
     assert summary["best/cell"].startswith("ddim-exp-tau")
@@ -165,12 +171,17 @@ def test_runs_that_differ_in_their_evaluation_alone_store_the_same_weights(outpu
 
 
 def test_a_multirun_trains_once(tmp_path):
-    done = run(f"paths.outputs={tmp_path}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "logger=none", "-m")
+    done = run(f"paths.outputs={tmp_path}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "-m")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "models").iterdir())) == 1
     (sweep,) = (tmp_path / "sweeps").glob("*/*")
     assert sorted(path.parent.name for path in sweep.glob("*/evaluation.csv")) == ["0", "1", "2", "3"]
     assert [path.parent.name for path in sweep.glob("*/training")] == ["0"]
+    records = list(sweep.glob("*/wandb/offline-run-*/*.wandb"))
+    assert len(records) == 1 + 4  # the training's and a sampling's each, all in the sweep's group
+    for record in records:
+        assert sweep.name.encode() in record.read_bytes()
+        assert _summary(record.parent)[1].count("finished (exit code 0)") == 1
 
 
 # Runs train.py as a script and prints, last of all, which of the named modules it has imported.

@@ -60,3 +60,10 @@ def test_images_are_the_same_at_any_batch_size(trained, process, batch_size):
     table = solvers.DDIM(eta=1.0).table(process, schedules.Exp(10)(1000))
     alone = engine.sample(trained, table, 9, SHAPE, batch_size=1)
     torch.testing.assert_close(engine.sample(trained, table, 9, SHAPE, batch_size=batch_size), alone, rtol=0, atol=1e-4)
+
+
+def test_cells_that_share_a_batch_are_what_each_gives_alone(trained, process):
+    tables = [solvers.DDIM(eta).table(process, schedules.Exp(tau)(1000)) for tau in (5, 20) for eta in (0.0, 1.0)]
+    many = engine.sample_many(trained, tables, 9, SHAPE, seed=2, batch_size=16)
+    for table, x in zip(tables, many, strict=True):
+        torch.testing.assert_close(x, engine.sample(trained, table, 9, SHAPE, seed=2), rtol=0, atol=1e-4)
