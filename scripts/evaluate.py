@@ -16,7 +16,7 @@ def job(config: DictConfig) -> None:
 
     from skipstone import settings
     from skipstone.evaluation import build_cells
-    from skipstone.finished import new_folder, open_model, require_own_data, resolve_trainer
+    from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
     from skipstone.review import Trained, proxies_of, review
     from skipstone.training import hardware
 
@@ -26,7 +26,7 @@ def job(config: DictConfig) -> None:
     grid = config.evaluation
     cells = build_cells(model.config, model.process, grid.taus, grid.etas, grid.schedules)
     images = instantiate(config.dataset)
-    require_own_data(model, images)
+    require_training_data(model, images)
     proxies = proxies_of(config, images, trainer)
     folder = new_folder(config.out)
     trained = Trained(hardware.place(model.net, trainer), model.process, images, model.folder, trainer)

@@ -18,13 +18,13 @@ def job(config: DictConfig) -> None:
 
     from skipstone import engine
     from skipstone.data import to_bytes, to_unit
-    from skipstone.finished import new_folder, open_model, require_own_data
+    from skipstone.finished import new_folder, open_model, require_own_form
     from skipstone.report import curves, pictures, table
 
     model = open_model(config, n=1)
     process, net = model.process, model.net
     images = instantiate(config.dataset)
-    require_own_data(model, images)
+    require_own_form(model, images)
     x0 = to_unit(images.held_out[: config.n]).to(next(net.parameters()).device)
     solver = instantiate(config.solver)
 

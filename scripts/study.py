@@ -19,7 +19,7 @@ def job(config: DictConfig) -> None:
 
     from skipstone import study
     from skipstone.evaluation import build_cells, evaluate
-    from skipstone.finished import new_folder, open_model, require_own_data, resolve_trainer
+    from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
     from skipstone.metrics.corruptions import CORRUPTIONS
     from skipstone.report import table
     from skipstone.report.study import save_study
@@ -28,7 +28,7 @@ def job(config: DictConfig) -> None:
     model = open_model(config, n=2, floors=2, repeats=1, batch_size=1)
     cells = build_cells(model.config, model.process, config.taus, config.etas)
     images = instantiate(config.dataset)
-    require_own_data(model, images)
+    require_training_data(model, images)
     trainer = resolve_trainer(config)
     device, net = hardware.device(trainer), hardware.place(model.net, trainer)
     proxies = instantiate(config.metrics)(images=images, n=config.n, outputs=Path(config.paths.outputs), device=device)

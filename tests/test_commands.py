@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
+def outputs(tmp_path_factory, composed):
     """A store with one small model, whose weights are random but not the zeros that a fresh one predicts with."""
     folder = tmp_path_factory.mktemp("outputs")
     noise = {"_target_": "skipstone.noise.linear", "num_steps": 100, "beta_1": 1e-3, "beta_T": 0.2}
@@ -45,7 +45,8 @@ def outputs(tmp_path_factory):
                 parameter.add_(0.02 * torch.randn_like(parameter))
         return net
 
-    ModelStore(folder).ensure({"dataset": {"name": "mnist5k"}, "model": model, "noise": noise}, build)
+    data = {"name": "mnist5k", "fingerprint": instantiate(composed("dataset=mnist5k").dataset).fingerprint}
+    ModelStore(folder).ensure({"dataset": data, "model": model, "noise": noise}, build)
     return folder
 
 
@@ -148,6 +149,10 @@ def test_images_of_another_form_than_the_models_are_refused(outputs, tmp_path):
     done = run("evaluate", outputs, "dataset.channels=3", f"out={tmp_path / 'out'}")
     assert done.returncode == 1
     assert re.search(r"the model makes images \(1, 28, 28\), dataset=mnist5k holds \(3, 28, 28\)", done.stderr)
+    assert not (tmp_path / "out").exists()
+    done = run("evaluate", outputs, "dataset.held_out=400", f"out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert "the model was trained on mnist5k (fingerprint " in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -64,8 +64,19 @@ def resolve_trainer(config: DictConfig) -> dict[str, Any]:
     return hardware.resolve({**one, "precision": config.precision, "compile": config.compile})
 
 
-def require_own_data(model: Finished, images: ImageSet) -> None:
-    """Raise ValueError unless these are images such as the model makes."""
+def require_training_data(model: Finished, images: ImageSet) -> None:
+    """Raise ValueError unless these are the very images that the model was trained on: distances compare with them."""
+    require_own_form(model, images)
+    trained_on = OmegaConf.load(model.folder / "config.yaml").dataset
+    if images.fingerprint != trained_on.fingerprint:
+        raise ValueError(
+            f"the model was trained on {trained_on.name} (fingerprint {trained_on.fingerprint}), and dataset="
+            f"{images.name} is other data ({images.fingerprint}): choose that data set, with the settings it had then."
+        )
+
+
+def require_own_form(model: Finished, images: ImageSet) -> None:
+    """Raise ValueError unless these images have the form of those that the model makes."""
     if images.shape != model.shape:
         raise ValueError(
             f"the model makes images {model.shape}, dataset={images.name} holds {images.shape} (channels, height, "
