@@ -49,9 +49,9 @@ def run(config: DictConfig) -> None:
     whole = sweep is None if grid.grid == "auto" else grid.grid
     cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
     watched = build_cells(config, process, few.taus, few.etas)
-    net = _network(config)
-    images: ImageSet = _keep("images", [config.dataset], lambda: instantiate(config.dataset))
-    measured_by = [config.dataset, config.metrics, config.evaluation.images, config.paths.outputs, trainer]
+    fresh = _network(config)
+    images: ImageSet = _keep("images", plain["dataset"], lambda: instantiate(config.dataset))
+    measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
     proxies = _keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
     n = min(few.images, proxies.n)
     sample = partial(
@@ -65,15 +65,15 @@ def run(config: DictConfig) -> None:
     weights = runs.weights_config(plain, images)
     key = runs.model_key(weights)
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
-    train = partial(_train, config, plain, net, process, images, recipe, watch, folder, group)
+    train = partial(_train, config, plain, fresh, process, images, recipe, watch, folder, group)
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
     model_folder = store.ensure(weights, train, config.fresh and not (renewed and renewed.exists()))
     if renewed and config.fresh:
         renewed.touch()
 
     def place() -> nn.Module:
-        runs.load_weights(net, model_folder)
-        return hardware.place(net, trainer)
+        runs.load_weights(fresh, model_folder)
+        return hardware.place(fresh, trainer)
 
     net = _keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     trained = Trained(net, process, images, model_folder, trainer)
@@ -81,15 +81,14 @@ def run(config: DictConfig) -> None:
     review(config, trained, cells, proxies, folder, command, group, job_type="sample")
 
 
-_kept: dict[str, tuple[str, Any]] = {}
+_kept: dict[str, tuple[Any, Any]] = {}
 
 
-def _keep(kind: str, key: list[Any], make: Callable[[], Any]) -> Any:
+def _keep(kind: str, key: Any, make: Callable[[], Any]) -> Any:
     """What `make` gives, or gave for the same key the last time: a multirun's jobs share data and model in memory."""
-    told = repr(OmegaConf.to_container(OmegaConf.create(key), resolve=True))
-    if kind not in _kept or _kept[kind][0] != told:
+    if kind not in _kept or _kept[kind][0] != key:
         _kept.pop(kind, None)  # the old one first: two may not fit
-        _kept[kind] = told, make()
+        _kept[kind] = key, make()
     return _kept[kind][1]
 
 
