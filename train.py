@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of torch wou
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from skipstone.command import CONF, main
+from skipstone.command import CONF, Sweep, failure_noted, main
 
 OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
 
@@ -27,10 +27,24 @@ OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> None:
     """One invocation, or one job of a multirun."""
-    from skipstone.job import run  # imports torch and Lightning, which --help and --cfg do without
+    with failure_noted():
+        from skipstone.job import run  # imports torch and Lightning, which --help and --cfg do without
 
-    run(config)
+        run(config)
+
+
+def runs() -> None:
+    """All jobs of the command line; of a multirun, however it ended, the report over those that have results."""
+    Sweep.resume()
+    try:
+        job()
+    finally:
+        if Sweep.folder is not None:
+            from skipstone import sweep
+
+            path = sweep.report(Sweep.folder)
+            print(f"Look next at {path}" if path else f"No job of {Sweep.folder} has a result.")
 
 
 if __name__ == "__main__":
-    main(job)
+    main(runs)

@@ -2,7 +2,7 @@
 
 import torch
 
-from skipstone.evaluation import Cell, Film, Result
+from skipstone.evaluation import Film, Result
 
 STEPS = 5  # that a film shows
 METRICS = ("fd_random", "kid_random", "fd_classifier", "kid_classifier", "fid", "kid_inception")
@@ -28,7 +28,7 @@ def make_result(schedule="uniform", tau=20, eta=0.0, nfe=50, shape=(1, 28, 28), 
     x = levels.byte().view(STEPS, 8, 1, 1, 1).expand(-1, -1, *shape)
     t = torch.linspace(900, 0, STEPS).long().tolist()
     shown = Film(t, [*t[1:], -1], x, 255 - x) if film else None
-    return Result(Cell(name, settings, None, own), samples, row, shown)
+    return Result(own, samples, row, shown)
 
 
 def make_grid(**options):

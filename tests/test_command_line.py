@@ -2,22 +2,20 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from shell import ENVIRONMENT, ROOT, python, run, run_folder, summary_of
 
 import train
 from skipstone.command import main
 
-ROOT = Path(__file__).parents[1]
 COLUMNS = [
     "cell",
     "schedule",
@@ -45,28 +43,6 @@ COLUMNS = [
 ]
 
 
-# Of a user who is not logged in to W&B, whoever runs the tests.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
-
-
-def python(*arguments, shell="exec"):
-    """A fresh interpreter at the repository's root, started by a line of bash; one that hangs fails its test."""
-    return subprocess.run(
-        ["bash", "-c", f'{shell} "$@"', "bash", sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
-def run(*arguments, **how):
-    return python("train.py", "experiment=smoke", *arguments, **how)
-
-
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     return tmp_path_factory.mktemp("outputs")
@@ -78,10 +54,6 @@ def first(outputs):
     done = run(f"paths.outputs={outputs}", "schedule=exp", "eta=0.5")
     assert done.returncode == 0, done.stderr
     return done
-
-
-def run_folder(done):
-    return Path(re.search(r"Look next at (\S+)/report.html", done.stdout.replace("\n", "")).group(1))
 
 
 def test_a_run_leaves_every_file_that_the_design_names(outputs, first):
@@ -114,18 +86,11 @@ def test_a_run_leaves_every_file_that_the_design_names(outputs, first):
     assert not re.search(r"(src|href)=\"http", page)
 
 
-def _summary(folder):
-    """What W&B's own reader says of an offline run: the entries, and all of it."""
-    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--summary", folder]
-    said = subprocess.run(read, capture_output=True, text=True, timeout=120, env=ENVIRONMENT).stdout
-    return dict(re.findall(r"^  (\S+) +(.+)$", said, re.MULTILINE)), said
-
-
 def test_the_dashboard_reads_as_one_thing(first):
     """Of the offline run of the sampling: what W&B's own reader and the uploaded files say."""
     runs = {}
     for path in (run_folder(first) / "wandb").glob("offline-run-*"):
-        summary, said = _summary(path)
+        summary, said = summary_of(path)
         assert "finished (exit code 0)" in said
         runs["best/cell" in said] = path, summary, said
     sampled, summary, said = runs[True]
@@ -168,20 +133,6 @@ def test_runs_that_differ_in_their_evaluation_alone_store_the_same_weights(outpu
     weights = [next((folder / "models").glob("*/ema.safetensors")) for folder in (outputs, tmp_path)]
     assert weights[0].parent.name == weights[1].parent.name
     assert weights[0].read_bytes() == weights[1].read_bytes()
-
-
-def test_a_multirun_trains_once(tmp_path):
-    done = run(f"paths.outputs={tmp_path}", "tau=3,5", "eta=0.0,1.0", "evaluation.etas=[0.0]", "-m")
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "models").iterdir())) == 1
-    (sweep,) = (tmp_path / "sweeps").glob("*/*")
-    assert sorted(path.parent.name for path in sweep.glob("*/evaluation.csv")) == ["0", "1", "2", "3"]
-    assert [path.parent.name for path in sweep.glob("*/training")] == ["0"]
-    records = list(sweep.glob("*/wandb/offline-run-*/*.wandb"))
-    assert len(records) == 1 + 4  # the training's and a sampling's each, all in the sweep's group
-    for record in records:
-        assert sweep.name.encode() in record.read_bytes()
-        assert _summary(record.parent)[1].count("finished (exit code 0)") == 1
 
 
 # Runs train.py as a script and prints, last of all, which of the named modules it has imported.

@@ -54,7 +54,7 @@ def test_no_training_curve_without_losses(text, tmp_path):
 def test_the_contact_sheet_has_the_same_sample_down_a_column_and_holes_where_no_cell_is():
     def constant(result, grey):
         samples = torch.full((8, 1, 32, 32), grey, dtype=torch.uint8)
-        return Result(result.cell, samples, result.row)
+        return Result(result.own, samples, result.row)
 
     results = [make_result("a", 100, 0.0, 11), make_result("a", 20, 0.0, 51), make_result("a", 20, 1.0, 51)]
     picture = sheet.draw_sheet([constant(result, 50 + 50 * k) for k, result in enumerate(results)])

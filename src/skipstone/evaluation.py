@@ -18,6 +18,7 @@ from skipstone.process import ForwardProcess
 from skipstone.settings import CONF
 from skipstone.solvers import StepTable
 
+SETTINGS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "tau", "eta")
 FILM_SAMPLES = 8
 _FILM_FRAMES = 12
 
@@ -27,7 +28,7 @@ class Cell:
     """One way to sample: the settings that evaluation.csv repeats, and the table they amount to."""
 
     name: str
-    settings: dict[str, Any]  # schedule, solver, sigma, to_data, clip_x0, tau, eta
+    settings: dict[str, Any]  # as SETTINGS names them
     table: StepTable
     own: bool  # whether it is the cell the user typed, and not only one of the grid
 
@@ -47,12 +48,26 @@ class Film:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell gave. samples: uint8 [n, C, H, W] on the CPU; row: one line of evaluation.csv, in its order."""
+    """What a cell gave.
 
-    cell: Cell
+    own: whether it is the cell that the user typed.  samples: uint8 [n, C, H, W] on the CPU.  row: one line of
+    evaluation.csv, in its order.
+    """
+
+    own: bool
     samples: Tensor
     row: dict[str, Any]
     film: Film | None = None
+
+    @property
+    def name(self) -> str:
+        """The cell's, by which its files and its numbers are found."""
+        return self.row["cell"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was chosen for it: schedule, solver, sigma, to_data, clip_x0, tau and eta."""
+        return {name: self.row[name] for name in SETTINGS}
 
 
 def build_cells(
@@ -160,7 +175,7 @@ def evaluate(
         row |= proxies(samples)
         row |= {"seconds": seconds, "images_per_second": proxies.n / seconds}
         shown = _film(model, cell.table, shape, seed) if film else None
-        results.append(Result(cell, samples, row, shown))
+        results.append(Result(cell.own, samples, row, shown))
     return results
 
 

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import philox, runs, settings
+from skipstone import archive, philox, runs, settings
 from skipstone.data import ImageSet
-from skipstone.evaluation import Result, build_cells, evaluate
+from skipstone.evaluation import build_cells, evaluate
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
 from skipstone.review import Trained, open_tracker, proxies_of, review
@@ -28,24 +29,30 @@ from skipstone.training.validation import SamplingCallback
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> list[Result]:
-    """Train the model of this configuration if it is not there, sample its cells, leave a report; returns the results.
+def run(config: DictConfig) -> None:
+    """Train the model of this configuration if it is not there, sample its cells, leave a report.
 
     Whatever is wrong with the configuration is found before training starts.
     """
     settings.check(config)
     hydra = HydraConfig.get()
+    sweep = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
     folder = Path(hydra.runtime.output_dir)
+    if archive.there(folder):
+        log.info("%s has its result already", folder)
+        return
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
     hardware.use_threads(trainer["threads"])
     process = ForwardProcess(instantiate(config.noise))
     grid, few = config.evaluation, config.evaluation.training
-    cells = build_cells(config, process, grid.taus, grid.etas, grid.schedules)
+    whole = sweep is None if grid.grid == "auto" else grid.grid
+    cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
     watched = build_cells(config, process, few.taus, few.etas)
-    net = _network(config)
-    images: ImageSet = instantiate(config.dataset)
-    proxies = proxies_of(config, images, trainer)
+    fresh = _network(config)
+    images: ImageSet = _keep("images", plain["dataset"], lambda: instantiate(config.dataset))
+    measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
+    proxies = _keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
     n = min(few.images, proxies.n)
     sample = partial(
         evaluate, cells=watched, shape=images.shape, proxies=proxies.at(n), seed=config.seed,
@@ -56,15 +63,33 @@ def run(config: DictConfig) -> list[Result]:
 
     store = runs.ModelStore(config.paths.outputs)
     weights = runs.weights_config(plain, images)
-    # a sweep reads as one thing, and else what was done with one model
-    group = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else runs.model_key(weights)
-    train = partial(_train, config, plain, net, process, images, recipe, watch, folder, group)
-    model_folder = store.ensure(weights, train, config.fresh)
+    key = runs.model_key(weights)
+    group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
+    train = partial(_train, config, plain, fresh, process, images, recipe, watch, folder, group)
+    renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
+    model_folder = store.ensure(weights, train, config.fresh and not (renewed and renewed.exists()))
+    if renewed and config.fresh:
+        renewed.touch()
 
-    runs.load_weights(net, model_folder)
-    trained = Trained(hardware.place(net, trainer), process, images, model_folder, trainer)
+    def place() -> nn.Module:
+        runs.load_weights(fresh, model_folder)
+        return hardware.place(fresh, trainer)
+
+    net = _keep("net", [str(model_folder), store.finished_at(key), trainer], place)
+    trained = Trained(net, process, images, model_folder, trainer)
     command = shlex.join(["python", "train.py", *hydra.overrides.task])
-    return review(config, trained, cells, proxies, folder, command, group, job_type="sample")
+    review(config, trained, cells, proxies, folder, command, group, job_type="sample")
+
+
+_kept: dict[str, tuple[Any, Any]] = {}
+
+
+def _keep(kind: str, key: Any, make: Callable[[], Any]) -> Any:
+    """What `make` gives, or gave for the same key the last time: a multirun's jobs share data and model in memory."""
+    if kind not in _kept or _kept[kind][0] != key:
+        _kept.pop(kind, None)  # the old one first: two may not fit
+        _kept[kind] = key, make()
+    return _kept[kind][1]
 
 
 def _network(config: DictConfig) -> nn.Module:

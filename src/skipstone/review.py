@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skipstone import metrics, runs
+from skipstone import archive, metrics, runs
 from skipstone.data import ImageSet
 from skipstone.evaluation import Cell, Result, evaluate
 from skipstone.process import ForwardProcess
@@ -81,13 +81,14 @@ def review(
                 film=True,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
-    own = next(result for result in results if result.cell.own)
+    own = next(result for result in results if result.own)
     path = _write(results, own, trained, folder, OmegaConf.to_yaml(config), command)
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trained.trainer, "nfe": own.row["nfe"]}
     logger = open_tracker(config, plain, folder, job_type, None, group)
     if logger is not None:
         dashboard.log_review(logger, results)
         tracking.finish(logger, True)
+    archive.save(results, trained.folder.name, folder)
     table.print_table(results)
     print(f"Look next at {path} (model: {trained.folder})")
     return results
@@ -97,7 +98,7 @@ def _write(results: Sequence[Result], own: Result, trained: Trained, folder: Pat
     """Everything for the eye; returns the path of the page, which holds all of it."""
     table.write_csv(results, folder / "evaluation.csv")
     for result in results:
-        pictures.save_grid(result.samples, folder / "samples" / f"{result.cell.name}.png")
+        pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
     curves.save_curves([result.row for result in results], folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
     training_curve = folder / "training_curve.png"

@@ -76,6 +76,10 @@ class ModelStore:
         """Whether that model is trained."""
         return (self.folder(key) / _DONE).is_file()
 
+    def finished_at(self, key: str) -> float:
+        """When it was, in seconds since the epoch. Raises FileNotFoundError if it is not."""
+        return (self.folder(key) / _DONE).stat().st_mtime
+
     def ensure(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], fresh: bool = False) -> Path:
         """The folder of the finished model, trained now if it is not there, or if `fresh`.
 
@@ -113,10 +117,10 @@ def save_weights(net: nn.Module, path: Path) -> None:
     write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, path)
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write under a temporary name and move into place: a reader never sees half a file."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, temporary)
+    save_file(tensors, temporary, metadata)
     temporary.replace(path)
 
 

@@ -29,14 +29,14 @@ def log_results(loggers: Sequence[Logger], results: Sequence[Result], step: int 
         if hasattr(logger, "log_image"):
             for result in results:
                 grid = pictures.grid(result.samples)
-                logger.log_image(f"samples/{result.cell.name}", [grid], step=step, caption=[_said(result.row)])
+                logger.log_image(f"samples/{result.name}", [grid], step=step, caption=[_said(result.row)])
 
 
 def log_review(logger: Logger, results: Sequence[Result]) -> None:
     """A finished evaluation: all of `log_results`, the user's own cell under plain names, and for W&B one table of the
     cells with thumbnails, each metric's curve against NFE, and the best cell in the summary."""
     log_results([logger], results)
-    own = next((result for result in results if result.cell.own), None)
+    own = next((result for result in results if result.own), None)
     if own is not None:
         numbers = {name: value for name, value in own.row.items() if type(value) in (int, float)}  # no switches
         logger.log_metrics(numbers)

@@ -31,8 +31,8 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
         family, indices = next((k, group) for k, group in enumerate(groups.values()) if i in group)
         cells.append(
             {
-                "name": result.cell.name,
-                "own": result.cell.own,
+                "name": result.name,
+                "own": result.own,
                 "family": family,
                 "stop": stops([rows[j] for j in indices])[indices.index(i)],
                 "eta": row["eta"],

@@ -56,7 +56,7 @@ class Story:
 def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
     """Write report.html into a run's folder, in which curves.png and contact.png lie; returns its path."""
     rows = [result.row for result in results]
-    own = next((result for result in results if result.cell.own), results[0])
+    own = next((result for result in results if result.own), results[0])
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("skipstone", "report"),
         autoescape=True,
@@ -93,7 +93,8 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
 def _columns(rows: Sequence[Row]) -> list[str]:
     """Those of evaluation.csv that the table shows: not a setting that all cells share; floors have their own line."""
     names = dict.fromkeys(name for row in rows for name in row)
-    shared = {name for name in ("solver", "sigma", "to_data", "clip_x0") if len({row[name] for row in rows}) == 1}
+    kinds = ("model", "solver", "sigma", "to_data", "clip_x0")
+    shared = {name for name in kinds if len({row.get(name) for row in rows}) == 1}
     return [name for name in names if name not in shared | {"cell"} and not name.endswith(("_floor", "_std"))]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-_KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0")
+_KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "model")
 
 
 def metrics(rows: Sequence[Row]) -> list[str]:
@@ -31,7 +31,7 @@ def floor(row: Row, metric: str) -> float | None:
 
 def families(rows: Sequence[Row]) -> dict[str, list[int]]:
     """Which rows differ in tau and eta alone: their indices, by the schedule and by what else tells families apart."""
-    told = [key for key in _KINDS if key == "schedule" or len({row[key] for row in rows}) > 1]
+    told = [key for key in _KINDS if key == "schedule" or len({row.get(key, "") for row in rows}) > 1]
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         found.setdefault(", ".join(filter(None, (_told(key, row[key]) for key in told))), []).append(i)

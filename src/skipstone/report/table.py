@@ -60,7 +60,7 @@ def _table(results: Sequence[Result], columns: Sequence[str]) -> Table:
         table.add_column(name.replace("_", "\n", 1), justify="right", no_wrap=True)
     for result in results:
         values = (show(result.row.get(name)) for name in shown)
-        table.add_row(*values, style="bold" if result.cell.own else None)
+        table.add_row(*values, style="bold" if result.own else None)
     table.add_section()
     floors = {name: show(floor(first, name)) for name in metrics([first])}
     table.add_row("floor", "", "", "", *(floors.get(name, "") for name in columns), style="dim")

@@ -38,5 +38,5 @@ class SamplingCallback(Callback):
         with trainer.precision_plugin.forward_context():
             results = self.sample(module.net)
         for result in results:
-            pictures.save_grid(result.samples, self.folder / f"step{trainer.global_step:06d}-{result.cell.name}.png")
+            pictures.save_grid(result.samples, self.folder / f"step{trainer.global_step:06d}-{result.name}.png")
         log_results(trainer.loggers, results, trainer.global_step - 1)  # where Lightning logs the losses

@@ -1,0 +1,26 @@
+"""One page over all jobs of a sweep: python scripts/report.py outputs/sweeps/<date>/<time>-<pid>
+
+train.py -m writes it by itself at its end, also after a failure; this does it again, or while a sweep still runs.
+"""
+
+import argparse
+from pathlib import Path
+
+from skipstone.command import main
+
+
+def job() -> None:
+    """Writes evaluation.csv, curves.png, contact.png and report.html into the sweep's folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="the sweep's folder")
+    folder = parser.parse_args().sweep
+    from skipstone import sweep
+
+    path = sweep.report(folder)
+    if path is None:
+        raise ValueError(f"no job of {folder} has a result yet.")
+    print(f"Look next at {path}")
+
+
+if __name__ == "__main__":
+    main(job)

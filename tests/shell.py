@@ -1,0 +1,41 @@
+"""The command line as a user calls it, and what it leaves, for tests."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Of a user who is not logged in to W&B, whoever runs the tests.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
+
+
+def python(*arguments, shell="exec"):
+    """A fresh interpreter at the repository's root, started by a line of bash; one that hangs fails its test."""
+    return subprocess.run(
+        ["bash", "-c", f'{shell} "$@"', "bash", sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def run(*arguments, **how):
+    return python("train.py", "experiment=smoke", *arguments, **how)
+
+
+def run_folder(done):
+    return Path(re.search(r"Look next at (\S+)/report.html", done.stdout.replace("\n", "")).group(1))
+
+
+def summary_of(folder):
+    """What W&B's own reader says of an offline run: the entries, and all of it."""
+    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--summary", folder]
+    said = subprocess.run(read, capture_output=True, text=True, timeout=120, env=ENVIRONMENT).stdout
+    return dict(re.findall(r"^  (\S+) +(.+)$", said, re.MULTILINE)), said
