@@ -1,4 +1,7 @@
-"""The grid on a finished model: python scripts/evaluate.py run=<key> schedule=exp evaluation.schedules={quad:null}"""
+"""The grid on a finished model: python scripts/evaluate.py run=<key> schedule=exp
+
+'evaluation.schedules={quad: null, uniform: [100, 50]}' adds the grids of further schedules.
+"""
 
 import hydra
 from omegaconf import DictConfig

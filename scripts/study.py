@@ -17,22 +17,23 @@ def job(config: DictConfig) -> None:
     from hydra.utils import instantiate
     from rich.progress import Progress
 
-    from skipstone import study
+    from skipstone import settings, study
     from skipstone.evaluation import build_cells, evaluate
     from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
-    from skipstone.metrics.corruptions import CORRUPTIONS
+    from skipstone.metrics.corruptions import CORRUPTIONS, require_labels
     from skipstone.report import table
     from skipstone.report.study import save_study
     from skipstone.training import hardware
 
+    settings.check(config)
     model = open_model(config, n=2, floors=2, repeats=1, batch_size=1)
     cells = build_cells(model.config, model.process, config.taus, config.etas)
     images = instantiate(config.dataset)
     require_training_data(model, images)
+    require_labels(images)
     trainer = resolve_trainer(config)
     device, net = hardware.device(trainer), hardware.place(model.net, trainer)
     proxies = instantiate(config.metrics)(images=images, n=config.n, outputs=Path(config.paths.outputs), device=device)
-    folder = new_folder(config.out)
     with hardware.autocast(trainer), Progress(transient=True) as bar:
         task = bar.add_task("damage", total=config.floors + sum(len(kind.levels) for kind in CORRUPTIONS))
         floors = study.Floors(images, proxies, config.floors, device, lambda: bar.advance(task))
@@ -48,6 +49,7 @@ def job(config: DictConfig) -> None:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     findings += study.cells(results, floors)
+    folder = new_folder(config.out)
     rows = study.summary(findings, floors)
     table.write_rows(rows, folder / "study.csv")
     table.write_csv(results, folder / "evaluation.csv")

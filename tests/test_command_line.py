@@ -94,7 +94,7 @@ def test_the_dashboard_reads_as_one_thing(first):
         assert "finished (exit code 0)" in said
         runs["best/cell" in said] = path, summary, said
     sampled, summary, said = runs[True]
-    assert "exp tau=4 eta=0.5" in said.splitlines()[0]
+    assert "sample exp tau=4 eta=0.5" in said.splitlines()[0]
     assert summary["best/cell"].startswith("ddim-exp-tau")
     assert float(summary["best/fd_classifier"]) == pytest.approx(
         min(float(value) for name, value in summary.items() if re.fullmatch(r"cell/.*/fd_classifier", name))

@@ -1,11 +1,7 @@
 """The commands on a finished model, as a user calls them."""
 
 import csv
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +9,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from shell import python
 
 from skipstone import engine, load, schedules, solvers
 from skipstone.runs import ModelStore
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +47,7 @@ def outputs(tmp_path_factory, composed):
 
 def run(command, outputs, *arguments):
     (key,) = (path.name for path in (outputs / "models").iterdir())
-    return subprocess.run(
-        [sys.executable, f"scripts/{command}.py", f"run={key}", f"paths.outputs={outputs}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    return python(f"scripts/{command}.py", f"run={key}", f"paths.outputs={outputs}", *arguments)
 
 
 def test_sample(outputs, tmp_path):
@@ -109,6 +96,12 @@ def test_a_model_that_is_not_there_is_named(outputs, tmp_path):
     assert "is neither a folder nor a key: there is mnist5k-" in done.stderr
 
 
+def test_a_model_that_is_not_said_is_asked_for(outputs):
+    done = python("scripts/sample.py", f"paths.outputs={outputs}")
+    assert done.returncode == 1
+    assert "error: say which model with run=<key>: there is mnist5k-" in done.stderr
+
+
 def test_a_number_that_is_none_is_refused(outputs, tmp_path):
     done = run("sample", outputs, "n=many", f"out={tmp_path / 'out'}")
     assert done.returncode == 1
@@ -140,6 +133,12 @@ def test_evaluate(outputs, tmp_path):
     assert cells[:4] == [("exp", tau, eta) for eta in ("0.0", "1.0") for tau in ("3", "6")]
     assert cells[4:] == [("uniform", "40", eta) for eta in ("0.0", "1.0")]
     assert all(float(row["fd_classifier_floor"]) > 0 for row in rows)
+    assert [row["solver_rmse"] == "" for row in rows] == [row["eta"] == "1.0" for row in rows]
+    assert float(rows[1]["solver_rmse"]) < float(rows[0]["solver_rmse"])
+    speed, nfe = (sum(float(row[key]) for row in rows) for key in ("seconds", "nfe"))
+    for row in rows:  # the grid's time, shared out by evaluations
+        assert float(row["seconds"]) == pytest.approx(speed * int(row["nfe"]) / nfe)
+        assert float(row["images_per_second"]) == pytest.approx(12 / float(row["seconds"]))
     for name in ("curves.png", "contact.png", "report.html", f"samples/{rows[-1]['cell']}.png"):
         assert (out / name).stat().st_size > 0, name
     assert "python scripts/evaluate.py run=mnist5k-" in (out / "report.html").read_text()
@@ -154,6 +153,12 @@ def test_images_of_another_form_than_the_models_are_refused(outputs, tmp_path):
     assert done.returncode == 1
     assert "the model was trained on mnist5k (fingerprint " in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_study_refuses_what_is_no_list(outputs, tmp_path):
+    done = run("study", outputs, "taus=5", "dataset=mnist5k", f"out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert "error: taus=5 is not allowed: it is a list such as [1,2], not empty" in done.stderr
 
 
 def test_study(outputs, tmp_path):

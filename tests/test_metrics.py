@@ -320,3 +320,11 @@ def test_a_device_gives_the_processors_features(classifier, digits, tmp_path):
         extractor.to("cpu")
     here, there = metrics.nearest(images, digits.train, 3), metrics.nearest(images, digits.train, 3, "cuda")
     assert torch.allclose(here[1], there[1], atol=1e-6)
+
+
+def test_copies_are_found_though_the_data_repeats_itself_and_though_they_are_mirrored(digits):
+    repeating = ImageSet("digits", torch.cat([digits.train[:500], digits.held_out[:50]]), digits.held_out)
+    assert metrics.MemoryCheck(repeating)(digits.train[:100]).too_near == 1
+    for flip, found in ((True, 1.0), (False, 0.0)):
+        images = ImageSet("digits", digits.train[:500], digits.held_out, flip)
+        assert metrics.MemoryCheck(images)(digits.train[:100].flip(-1)).too_near == pytest.approx(found, abs=0.05)

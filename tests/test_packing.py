@@ -83,6 +83,8 @@ def test_modes_are_restored_and_unclear_requests_refused(net, tables):
     assert net.training
     with pytest.raises(ValueError, match="n and shape"):
         engine.sample_many(net, tables)
+    with pytest.raises(ValueError, match="give at least one table"):
+        engine.sample_many(net, [], 2, SHAPE)
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         engine.sample_many(net, tables, 2, SHAPE, batch_size=0)
 

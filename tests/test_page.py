@@ -130,12 +130,23 @@ EXPLORE = """
   await set("family", 0);                          // 5: uniform
   document.querySelector("[data-cell='ddim-exp-tau20-eta1.0']").click();
   await look();                                    // 6: from the table
+  const { play } = form.elements;
+  found.play = [play.textContent];
+  play.click();
+  found.play.push(play.textContent);
+  await new Promise((resolve) => setTimeout(resolve, 400));  // it has moved
+  found.moved = form.elements.step.value;
+  await set("step", 0);                            // 7: a control stops it
+  found.play.push(play.textContent);
+  await new Promise((resolve) => setTimeout(resolve, 600));
+  await look();                                    // 8: and it stays there
 """
 
 
 @needs_browser
 def test_the_explorer_shows_the_cell_and_the_step_that_the_sliders_say(tmp_path):
-    found = browse(make_page(tmp_path, make_grid()), EXPLORE, tmp_path)["seen"]
+    everything = browse(make_page(tmp_path, make_grid()), EXPLORE, tmp_path)
+    found = everything["seen"]
     cells = {(r.row["schedule"], r.row["tau"], r.row["eta"]): r for r in make_grid()}
 
     def assert_shown(seen, schedule, tau, eta, frame, view):
@@ -157,6 +168,10 @@ def test_the_explorer_shows_the_cell_and_the_step_that_the_sliders_say(tmp_path)
     assert_shown(found[4], "exp", 100, 0.5, 0, "x0")
     assert_shown(found[5], "uniform", 100, 0.5, 0, "x0")
     assert_shown(found[6], "exp", 20, 1.0, 0, "x0")
+    assert everything["play"] == ["Play the steps", "Pause", "Play the steps"]
+    assert int(everything["moved"]) > 0
+    for seen in found[7:]:
+        assert_shown(seen, "exp", 20, 1.0, 0, "x0")
 
 
 SORT_AND_ENLARGE = """
@@ -217,10 +232,10 @@ class Document(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)], ids=str)
 def test_a_page_of_twelve_cells_is_one_file_below_five_megabytes(shape, tmp_path):
     torch.manual_seed(0)
-    results = [Result(r.cell, r.samples, r.row, noisy_film(shape)) for r in make_grid(shape=shape, n=256)]
+    results = [Result(r.own, r.samples, r.row, noisy_film(shape)) for r in make_grid(shape=shape, n=256)]
     page = make_page(tmp_path, results, **whole_story(tmp_path, results))
     assert len(results) == 12
     assert 3e5 < page.stat().st_size < 5e6

@@ -16,7 +16,9 @@ COMMANDS = [
     (script or "train", arguments)
     for page in PAGES
     for script, arguments in re.findall(
-        r"^    python (?:train|scripts/(?!benchmark|report)(\w+))\.py (.*?)(?: +#.*)?$", page.replace("\\\n", ""), re.MULTILINE
+        r"^    python (?:train|scripts/(?!benchmark|report)(\w+))\.py (.*?)(?: +#.*)?$",
+        page.replace("\\\n", ""),
+        re.MULTILINE,
     )
 ]
 

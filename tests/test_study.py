@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from skipstone.data import ImageSet, to_unit
+from skipstone.metrics import Proxies
 from skipstone.metrics.corruptions import CORRUPTIONS
-from skipstone.study import SEEN, Finding
+from skipstone.study import SEEN, Finding, Floors
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,17 @@ def test_what_is_said_of_a_series():
     assert series.seen_from("up") == 2
     assert series.seen_from("again") == 3  # what falls back below was no seeing
     assert series.seen_from("down") == 3
+
+
+def test_floors_are_those_of_several_draws_and_not_of_nearly_all_there_is(images, tmp_path):
+    proxies = Proxies(images, 50, outputs=tmp_path, features=8, classifier=False)
+    floors = Floors(images, proxies, 6, torch.device("cpu"), lambda: None)
+    orders = [torch.randperm(200, generator=torch.Generator().manual_seed(1000 + seed)) for seed in range(6)]
+    draws = torch.tensor([proxies(images.held_out[order[:50]])["fd_random"] for order in orders])
+    assert float(floors.mean[0]) == pytest.approx(float(draws.mean()))
+    assert float(floors.spread[0]) == pytest.approx(float(draws.std()))
+    other = images.train[:50]
+    expected = (proxies(other)["fd_random"] - draws.mean()) / draws.std()
+    assert float(floors.z(other)[0]) == pytest.approx(float(expected), rel=1e-4)
+    with pytest.raises(ValueError, match="n=101 is more than half of the 200 held-out images"):
+        Floors(images, Proxies(images, 101, outputs=tmp_path, features=8, classifier=False), 2, "cpu", lambda: None)

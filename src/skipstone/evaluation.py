@@ -1,5 +1,6 @@
 """Cells: one model sampled at several (schedule, tau, eta) from the same start noise, and measured."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +9,17 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from skipstone import engine
 from skipstone.data import to_bytes
 from skipstone.metrics import Proxies, solver_rmse
 from skipstone.process import ForwardProcess
-from skipstone.settings import CONF
+from skipstone.settings import with_schedule
 from skipstone.solvers import StepTable
+
+log = logging.getLogger(__name__)
 
 SETTINGS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "tau", "eta")
 FILM_SAMPLES = 8
@@ -84,19 +87,15 @@ def build_cells(
     """
     cells = _grid(config, process, taus, etas, [(config.tau, _real(config.eta))])
     for name, its_taus in (further or {}).items():
-        other = _with_schedule(config, name)
-        cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [])
-    return list({cell.name: cell for cell in reversed(cells)}.values())[::-1]  # the first of each name
-
-
-def _with_schedule(config: DictConfig, name: str) -> DictConfig:
-    """The configuration as it would be with schedule=<name> and nothing said of tau."""
-    files = {path.stem: path for path in (CONF / "schedule").glob("*.yaml")}
-    if name not in files:
-        raise ValueError(
-            f"evaluation.schedules names {name}, which is unknown: choose among {', '.join(sorted(files))}."
-        )
-    return OmegaConf.merge(config, {"schedule": None}, OmegaConf.load(files[name]))
+        other = with_schedule(config, name)
+        try:
+            cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [])
+        except ValueError as error:
+            raise ValueError(f"evaluation.schedules.{name}: {error}") from error
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.name, cell)
+    return list(first.values())
 
 
 def _grid(
@@ -160,33 +159,41 @@ def evaluate(
 
     fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (metrics.fine_solution).
     film: whether the first samples' way is kept, too.  progress: as for engine.sample_many.
-    A row's seconds are its share of the sampling's, by evaluations.
+    A row's seconds are its share of the sampling's, by evaluations; compiling is not in them.
     """
     tables = [cell.table for cell in cells]
+    size = min(batch_size, proxies.n * len(cells))
+    engine.warm_up(model, shape, size)
     began = time.perf_counter()
-    sampled = engine.sample_many(model, tables, proxies.n, shape, seed=seed, batch_size=batch_size, progress=progress)
+    sampled = engine.sample_many(model, tables, proxies.n, shape, seed=seed, batch_size=size, progress=progress)
     sampled = [x.cpu() for x in sampled]  # waits for the device, so the clock reads finished work
-    evaluation = (time.perf_counter() - began) / sum(table.nfe for table in tables)
+    seconds = (time.perf_counter() - began) / sum(table.nfe for table in tables)  # of an evaluation of every sample
     results = []
     for cell, x in zip(cells, sampled, strict=True):
-        samples, seconds = to_bytes(x), cell.table.nfe * evaluation
-        row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
-        row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
-        row |= proxies(samples)
-        row |= {"seconds": seconds, "images_per_second": proxies.n / seconds}
         shown = _film(model, cell.table, shape, seed) if film else None
-        results.append(Result(cell.own, samples, row, shown))
+        results.append(Result(cell.own, to_bytes(x), _row(cell, x, proxies, fine, cell.table.nfe * seconds), shown))
     return results
 
 
+def _row(cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float) -> dict[str, Any]:
+    row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
+    row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
+    measured = proxies(to_bytes(x))
+    if not x.isfinite().all():  # as bytes they look like any black image
+        log.warning("samples of %s are not finite, so it has no distances", cell.name)
+        measured |= {name: float("nan") for name in measured if not name.endswith("_floor")}
+    return row | measured | {"seconds": seconds, "images_per_second": proxies.n / seconds}
+
+
 def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:
-    frames = torch.linspace(0, table.nfe - 1, min(_FILM_FRAMES, table.nfe)).round().long().tolist()
+    kept = torch.linspace(0, table.nfe - 1, min(_FILM_FRAMES, table.nfe)).round().long().tolist()
+    t, p, x, x0 = [], [], [], []
     # a compiled network would be compiled once more for so small a batch
     with torch.compiler.set_stance("force_eager"):
-        steps = list(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed))
-    kept = [steps[i] for i in frames]
-    x, x0 = (
-        torch.stack([to_bytes(image) for image in images]).cpu()
-        for images in zip(*(step[2:] for step in kept), strict=True)
-    )
-    return Film([step.t for step in kept], [step.p for step in kept], x, x0)
+        for i, step in enumerate(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed)):
+            if i in kept:
+                t.append(step.t)
+                p.append(step.p)
+                x.append(to_bytes(step.x).cpu())
+                x0.append(to_bytes(step.x0).cpu())
+    return Film(t, p, torch.stack(x), torch.stack(x0))

@@ -39,12 +39,14 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
     """
     for name, value in {"seed": 0, **smallest}.items():
         require_number(config, name, int, value)
+    store = runs.ModelStore(config.paths.outputs)
+    there = sorted(path.parent.name for path in store.root.glob("*/DONE")) or ["none; train one with train.py"]
+    if OmegaConf.is_missing(config, "run"):
+        raise ValueError(f"say which model with run=<key>: there is {', '.join(there)}.")
     folder = Path(config.run)
     if not folder.is_dir():
-        store = runs.ModelStore(config.paths.outputs)
         folder = store.folder(config.run)
         if not folder.is_dir():
-            there = sorted(path.parent.name for path in store.root.glob("*/DONE")) or ["none; train one with train.py"]
             raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
     if config.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={config.device} is unknown: choose auto, cpu or cuda.")

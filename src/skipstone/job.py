@@ -112,5 +112,6 @@ def _train(
         finished = True
     finally:
         tracking.finish(logger, finished)
-    log.info("trained in %.0f s, of which validation took %.0f s", time.perf_counter() - began, watch.seconds)
+    validated = f", of which validation took {watch.seconds:.0f} s" if watch.seconds else ""  # another process's, else
+    log.info("trained in %.0f s%s", time.perf_counter() - began, validated)
     return net

@@ -82,19 +82,25 @@ def review(
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
     own = next(result for result in results if result.own)
-    path = _write(results, own, trained, folder, OmegaConf.to_yaml(config), command)
+    path = _write(results, own, trained, folder, OmegaConf.to_yaml(config), command, config.evaluation.images)
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trained.trainer, "nfe": own.row["nfe"]}
     logger = open_tracker(config, plain, folder, job_type, None, group)
     if logger is not None:
-        dashboard.log_review(logger, results)
-        tracking.finish(logger, True)
+        finished = False
+        try:
+            dashboard.log_review(logger, results)
+            finished = True
+        finally:  # a multirun's next job would go on in a run that was left open
+            tracking.finish(logger, finished)
     archive.save(results, trained.folder.name, folder)
     table.print_table(results)
     print(f"Look next at {path} (model: {trained.folder})")
     return results
 
 
-def _write(results: Sequence[Result], own: Result, trained: Trained, folder: Path, config: str, command: str) -> Path:
+def _write(
+    results: Sequence[Result], own: Result, trained: Trained, folder: Path, config: str, command: str, wanted: int
+) -> Path:
     """Everything for the eye; returns the path of the page, which holds all of it."""
     table.write_csv(results, folder / "evaluation.csv")
     for result in results:
@@ -102,28 +108,35 @@ def _write(results: Sequence[Result], own: Result, trained: Trained, folder: Pat
     curves.save_curves([result.row for result in results], folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
     training_curve = folder / "training_curve.png"
+    drawn = curves.save_training_curve(trained.folder / "metrics.csv", training_curve)
     story = page.Story(
         model=trained.folder.name,
         config=config,
         command=command,
-        training_curve=training_curve
-        if curves.save_training_curve(trained.folder / "metrics.csv", training_curve)
-        else None,
+        training_curve=training_curve if drawn else None,
         neighbours=_neighbours(own, trained),
+        notes=_notes(wanted, own),
     )
     return page.write_page(results, folder, story)
 
 
+def _notes(wanted: int, own: Result) -> list[str]:
+    """What a reader ought to know before the numbers."""
+    n = own.row["images"]
+    fewer = f"{n} images a cell instead of the {wanted} asked for: no more real images are held out for the floor."
+    return [fewer] if n < wanted else []
+
+
 def _neighbours(own: Result, trained: Trained) -> page.Neighbours:
     """The own cell's first samples beside the training images nearest to them, and what those of all samples say."""
-    train, device = trained.images.train, hardware.device(trained.trainer)
+    train, device = trained.images.seen, hardware.device(trained.trainer)
     found = metrics.MemoryCheck(trained.images, device)(own.samples)
     indices, distances = metrics.nearest(own.samples[:_COMPARED], train, k=min(3, len(train)), device=device)
     sentence = (
-        f"Of {len(own.samples)} samples, {found.too_near:.0%} lie nearer to a training image than 99 % of held-out "
-        f"images do: about 1 % is what images score that nobody trained on, 100 % is a memory. The median distance to "
-        f"the nearest training image is {found.samples:.2f}, that of held-out images {found.held_out:.2f} (root mean "
-        "square of pixels in [−1, 1])."
+        f"Of {len(own.samples)} samples, {found.too_near:.0%} lie as near to a training image as the nearest 1 % of "
+        "held-out images do: about 1 % is what images score that nobody trained on, 100 % is a memory. The median "
+        f"distance to the nearest training image is {found.samples:.2f}, that of held-out images {found.held_out:.2f} "
+        "(root mean square of pixels in [−1, 1])."
     )
     return page.Neighbours(own.samples[:_COMPARED], train[indices], distances, sentence)
 

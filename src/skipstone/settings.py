@@ -43,8 +43,8 @@ _NUMBERS = {
 }
 _NUMBERS_OR_NULL = {"trainer.threads": (int, 1), "threads": (int, 1), "trainer.gradient_clip_val": (float, 0)}
 _LISTS = (
-    "model.multipliers", "model.attention", "evaluation.taus", "evaluation.etas", "evaluation.training.taus",
-    "evaluation.training.etas",
+    "taus", "etas", "model.multipliers", "model.attention", "evaluation.taus", "evaluation.etas",
+    "evaluation.training.taus", "evaluation.training.etas",
 )  # fmt: skip
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
@@ -77,7 +77,7 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and (not OmegaConf.is_list(value) or (len(value) == 0 and key != "model.attention")):
             raise _refusal(key, value, "a list such as [1,2], not empty")
-    further = config.evaluation.schedules
+    further = OmegaConf.select(config, "evaluation.schedules")
     named = OmegaConf.is_dict(further) and all(v is None or (OmegaConf.is_list(v) and v) for v in further.values())
     if further is not None and not named:
         raise _refusal("evaluation.schedules", further, "null or such as {quad: [10, 20], uniform: null}")
@@ -98,6 +98,15 @@ def check(config: DictConfig) -> None:
         value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
         if value is not _ABSENT and value != leading:
             raise ValueError(f"{key}={value} is not allowed: it follows {leader}, so set {leader}={value} instead.")
+
+
+def with_schedule(config: DictConfig, name: str) -> DictConfig:
+    """The configuration as it would be with schedule=<name> and nothing said of tau."""
+    files = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "schedule").glob("*.yaml"))}
+    whole = {stem: file for stem, file in files.items() if "???" not in OmegaConf.to_container(file.schedule).values()}
+    if name not in whole:
+        raise ValueError(f"evaluation.schedules names {name}, which is unknown there: choose among {', '.join(whole)}.")
+    return OmegaConf.merge(config, {"schedule": None}, whole[name])
 
 
 def require_number(config: DictConfig, key: str, kind: type, smallest: float) -> None:

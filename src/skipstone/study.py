@@ -58,6 +58,11 @@ class Floors:
     def __init__(
         self, images: ImageSet, proxies: Proxies, draws: int, device: torch.device, advance: Callable[[], None]
     ) -> None:
+        if proxies.n > len(images.held_out) // 2:
+            raise ValueError(
+                f"n={proxies.n} is more than half of the {len(images.held_out)} held-out images, whose draws would all "
+                "be alike and the floor seem certain: lower n or hold out more (dataset.held_out)."
+            )
         self._proxies, self._memory = proxies, MemoryCheck(images, device)
         self.names = [*(name.removesuffix("_floor") for name in proxies.floors), "too_near"]
         values = []
@@ -114,10 +119,11 @@ def cells(results: Sequence[Result], floors: Floors) -> list[Finding]:
         return Finding(name, says, [x for x, _ in kept], z_of, expected, graded=False)
 
     etas, nfes = (sorted({row[key] for row in rows}) for key in ("eta", "nfe"))
-    return [
+    found = [
         *(series(f"NFE at η = {eta:g}", "network evaluations", "nfe", {"eta": eta}, -1) for eta in etas),
         *(series(f"η at NFE {nfe}", "η", "eta", {"nfe": nfe}, None) for nfe in nfes),
     ]
+    return [finding for finding in found if len(finding.x) > 1]  # an own cell off the grid has no series
 
 
 def summary(findings: Sequence[Finding], floors: Floors) -> list[dict[str, str]]:

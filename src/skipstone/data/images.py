@@ -28,6 +28,11 @@ class ImageSet:
         """(C, H, W) of one image."""
         return tuple(self.train.shape[1:])
 
+    @property
+    def seen(self) -> Tensor:
+        """What a network is shown: train, and its mirror images where flip: uint8 [N or 2N, C, S, S]."""
+        return torch.cat([self.train, self.train.flip(-1)]) if self.flip else self.train
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of every pixel of both parts: equal data, equal fingerprint, wherever it was read from.

@@ -7,7 +7,7 @@ whatever n, the batch and the other samples are, and two tables that visit the s
 from skipstone.engine.inversion import Inversion, invert
 from skipstone.engine.packing import sample_many
 from skipstone.engine.sampling import LARGEST_DEFAULT_BATCH, Step, sample, slerp, trajectory
-from skipstone.engine.step import Model, evaluating
+from skipstone.engine.step import Model, evaluating, warm_up
 
 __all__ = [
     "LARGEST_DEFAULT_BATCH",
@@ -20,4 +20,5 @@ __all__ = [
     "sample_many",
     "slerp",
     "trajectory",
+    "warm_up",
 ]

@@ -69,12 +69,17 @@ def sample_many(
 
     batch_size: slots, each of which is evaluated at every step: the network sees one shape. Default: all samples, at
         most 256. Other arguments as for `sample`.
-    Returns one [n, C, H, W] a table: what `sample` gives for it, to the rounding of another batch.
+    Returns one [n, C, H, W] a table: what `sample` gives for it, to the rounding of another batch. All of them stay on
+    the model's device until the last is done.
     """
+    if not tables:
+        raise ValueError("give at least one table.")
     count, shape = count_and_shape(n, shape, start)
     slots = batch_of(batch_size, count * len(tables))
     todo = plan([table.nfe for table in tables], count, slots)
-    first = starts(model, shape, seed, torch.arange(count), start, dtype)
+    # part by part, for a generator takes many times the memory of what it draws
+    parts = torch.arange(count).split(slots)
+    first = torch.cat([starts(model, shape, seed, part, start, dtype) for part in parts])
     rows = _Rows(tables, first)
     done = first.new_empty(len(tables) * count, *shape)
 
@@ -86,8 +91,7 @@ def sample_many(
 
     x = first.new_zeros(slots, *shape)
     history = [torch.zeros_like(x) for _ in range(rows.history)]
-    row = torch.full((slots,), rows.rest, device=x.device)
-    sample = torch.zeros_like(row)
+    row, sample = torch.zeros(2, slots, dtype=torch.int64, device=x.device)
     with evaluating(model):
         for i in range(todo.steps):
             slot, begun, at = begins.at(i)
@@ -101,26 +105,22 @@ def sample_many(
             z = normal(seed, Stream.STEP, sample, shape, t, dtype) if noisy[i] else None
             x, _, left = advance(rows.at(row), x, eps, history, z)
             history = [] if left is None else [left, *history[:-1]]
-            row = (row + 1).clamp(max=rows.rest)
+            row = (row + 1).clamp(max=rows.last)  # a slot that nobody needs any more runs on: its sample is kept
             slot, kept = ends.at(i)
             if len(slot):
                 done[kept] = x[slot]
-                row.index_fill_(0, slot, rows.rest)
             progress(i + 1, todo.steps)
     return list(done.split(count))
 
 
 class _Rows:
-    """All tables' rows below one another, and below them one that leaves x as it is, for slots that have no sample."""
+    """All tables' rows below one another."""
 
     def __init__(self, tables: Sequence[StepTable], like: Tensor) -> None:
         self.history = max(table.c.shape[1] for table in tables)
-        flat = torch.cat([columns(table, self.history) for table in tables])
-        self.rest = len(flat)
-        rest = Row(signal=1.0, noise=0.0, limit=float("inf"), a=1.0, b=0.0, s=0.0, u=0.0, v=0.0, c=[0.0] * self.history)
-        flat = torch.cat([flat, torch.tensor([[*rest[:-1], *rest.c]], dtype=flat.dtype)])
-        self._flat = flat.to(like)
-        self.times = torch.cat([*(table.t for table in tables), torch.zeros(1, dtype=torch.int64)]).to(like.device)
+        self._flat = torch.cat([columns(table, self.history) for table in tables]).to(like)
+        self.times = torch.cat([table.t for table in tables]).to(like.device)
+        self.last = len(self.times) - 1
 
     def at(self, row: Tensor) -> Row:
         """The numbers of each slot's row: [B, 1, 1, 1] each."""

@@ -63,6 +63,19 @@ def evaluate(model: Model, x: Tensor, t: Tensor) -> Tensor:
     return model(x if parameter is None else x.to(parameter.dtype), t).to(x.dtype)
 
 
+@torch.no_grad()
+def warm_up(model: Model, shape: tuple[int, ...], batch_size: int) -> None:
+    """Evaluate one batch for nothing: a network that compiles has then compiled before a clock is looked at."""
+    parameter = own_parameter(model)
+    device = None if parameter is None else parameter.device
+    with evaluating(model):
+        evaluate(
+            model,
+            torch.zeros(batch_size, *shape, device=device),
+            torch.zeros(batch_size, dtype=torch.int64, device=device),
+        )
+
+
 def own_parameter(model: Model) -> nn.Parameter | None:
     """A parameter of the network, which tells its device and dtype; None for a plain callable."""
     return next(model.parameters(), None) if isinstance(model, nn.Module) else None

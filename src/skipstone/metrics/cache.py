@@ -19,6 +19,9 @@ def read(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
+_FORMAT = 1  # of what extractors make of an image, beside their weights
+
+
 def write(tensors: dict[str, Tensor], path: Path) -> None:
     """Write under a temporary name and move into place: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +35,7 @@ def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, fol
 
     Extracted once a data set, part, number and extractor, and kept below `folder`.
     """
-    path = folder / f"{images.name}-{images.fingerprint}-{part}-{n}-{extractor.name}.safetensors"
+    path = folder / f"v{_FORMAT}-{images.name}-{images.fingerprint}-{part}-{n}-{extractor.name}.safetensors"
     kept = (read(path) or {}).get("features")
     if kept is not None and kept.shape == (n, extractor.num_features):
         return kept.double()

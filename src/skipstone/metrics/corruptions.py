@@ -26,6 +26,12 @@ class Corruption:
     at: Callable[[ImageSet, int, float, int], Tensor]
 
 
+def require_labels(images: ImageSet) -> None:
+    """Raise ValueError for a data set without labels, whose modes cannot be dropped."""
+    if images.held_out_labels is None:
+        raise ValueError(f"dataset={images.name} has no labels, and dropping modes needs them: choose one that has.")
+
+
 def _draw(images: Tensor, n: int, seed: int) -> Tensor:
     return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]]
 
@@ -42,8 +48,7 @@ def _blur(images: ImageSet, n: int, level: float, seed: int) -> Tensor:
 
 def _dropped(images: ImageSet, n: int, level: float, seed: int) -> Tensor:
     """Images of all classes but the first `level`; drawn again where the others have too few."""
-    if images.held_out_labels is None:
-        raise ValueError(f"dataset={images.name} has no labels, and dropping modes needs them: choose one that has.")
+    require_labels(images)
     kept = _draw(images.held_out[images.held_out_labels >= level], n, seed)
     return kept[torch.arange(n) % len(kept)]
 

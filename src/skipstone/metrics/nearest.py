@@ -16,9 +16,9 @@ class Memorisation(NamedTuple):
     """How near samples come to training images, beside how near unseen real images do.
 
     samples, held_out: median RMS distance in the [−1, 1] scale of a sample, and of a held-out image, to its nearest
-    training image.  too_near: the fraction of samples that lie nearer to a training image than 99 % of held-out images
-    do. About 0.01 is what real images nobody trained on score, 1 is a model that repeats its data. Pixels are easily
-    pleased: smooth or blurred samples come near, too, so look at the pairs.
+    training image.  too_near: the fraction of samples that lie no farther from a training image than the nearest 1 % of
+    held-out images do. About 0.01 is what real images nobody trained on score, 1 is a model that repeats its data.
+    Pixels are easily pleased: smooth or blurred samples come near, too, so look at the pairs.
     """
 
     samples: float
@@ -44,8 +44,8 @@ def nearest(samples: Tensor, train: Tensor, k: int = 1, device: str | torch.devi
     indices = torch.empty(len(x), 0, dtype=torch.long, device=device)
     for start in range(0, len(train), _BLOCK):
         block = to_unit(train[start : start + _BLOCK].to(device)).flatten(1)
-        rows = torch.arange(start, start + len(block), device=device).expand(len(x), -1)
-        distances, indices = torch.cat([distances, torch.cdist(x, block)], 1), torch.cat([indices, rows], 1)
+        near, place = torch.cdist(x, block).topk(min(k, len(block)), largest=False)
+        distances, indices = torch.cat([distances, near], 1), torch.cat([indices, place + start], 1)
         distances, order = distances.topk(min(k, distances.shape[1]), largest=False)
         indices = indices.gather(1, order)
     # cdist multiplies matrices, which leaves a copy at some 1e-4: the few that count are measured again
@@ -55,19 +55,19 @@ def nearest(samples: Tensor, train: Tensor, k: int = 1, device: str | torch.devi
 
 
 class MemoryCheck:
-    """Compares samples with the training images. images: the yardstick is up to 1,000 of its held-out ones.
+    """Compares samples with what the network was shown. images: the yardstick is up to 1,000 of its held-out ones.
 
     device: where distances are computed.
     """
 
     def __init__(self, images: ImageSet, device: str | torch.device = "cpu") -> None:
-        self._train, self._device = images.train, device
+        self._train, self._device = images.seen, device
         self._yardstick = self._distances(pick(images.held_out, _LARGEST_YARDSTICK))
 
     def __call__(self, samples: Tensor) -> Memorisation:
         """uint8 [N, C, H, W] → how near they come."""
         ours, theirs = self._distances(samples), self._yardstick
-        too_near = (ours < theirs.quantile(_NEAR)).double().mean()
+        too_near = (ours <= theirs.quantile(_NEAR)).double().mean()
         return Memorisation(float(ours.median()), float(theirs.median()), float(too_near))
 
     def _distances(self, images: Tensor) -> Tensor:

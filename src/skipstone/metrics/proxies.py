@@ -64,14 +64,15 @@ class Proxies:
         if inception is not None:
             _check_covariance(min(n, len(images.train)), NUM_FEATURES, extrapolate, "or leave out metrics.inception")
 
+        fid = None if inception is None else InceptionFeatures(inception)  # refused before a classifier is trained
         extractors: dict[tuple[str, str], Extractor] = {}
         extractors["fd_random", "kid_random"] = RandomFeatures(images.shape[0], features)
         if images.train_labels is not None if classifier == "auto" else classifier:
             extractors["fd_classifier", "kid_classifier"] = ensure_classifier(
                 images, Path(outputs), device, features=features, steps=classifier_steps
             )
-        if inception is not None:
-            extractors["fid", "kid_inception"] = InceptionFeatures(inception)
+        if fid is not None:
+            extractors["fid", "kid_inception"] = fid
 
         n_reference = min(_LARGEST_REFERENCE, len(images.train))
         self.proxies = [

@@ -42,7 +42,7 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
     etas = sorted({row["eta"] for row in rows})
     for place, ((metric, family), axes) in enumerate(zip(panels, grid.flat[: len(panels)], strict=True)):
         _panel(axes, [rows[i] for i in columns[family]], metric, etas)
-        _scale(axes, [number for row in rows for number in (row.get(metric), floor(row, metric)) if finite(number)])
+        _scale(axes, [number for row in rows for number in _drawn(row, metric) if finite(number)])
         axes.set_xticks(*_ticks(rows))
         axes.xaxis.minorticks_off()
         axes.tick_params(labelbottom=place >= len(panels) - shape[1])
@@ -61,6 +61,10 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
     columns_of_legend = int(figure.get_figwidth() / 1.1)
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=columns_of_legend, frameon=False)
     return figure
+
+
+def _drawn(row: Row, metric: str) -> tuple[float | None, ...]:
+    return row.get(metric), row.get(f"{metric}_infinity"), floor(row, metric)
 
 
 def _panel(axes: Axes, rows: Sequence[Row], metric: str, etas: Sequence[float]) -> None:

@@ -20,7 +20,7 @@ def log_results(loggers: Sequence[Logger], results: Sequence[Result], step: int 
     numbers = {
         f"cell/{row['cell']}/{name}": row[name]
         for row in rows
-        for name in ("nfe", *measured, "seconds", "images_per_second")
+        for name in ("nfe", *measured, *(f"{name}_infinity" for name in measured), "seconds", "images_per_second")
         if finite(row.get(name))
     }
     numbers |= {f"floor/{name}": floor(rows[0], name) for name in measured}
@@ -87,6 +87,10 @@ def _curves(rows: Sequence[Row]) -> dict[str, Any]:
 def _best(rows: Sequence[Row]) -> dict[str, Any]:
     """The cell that comes nearest to the data by the most telling distance there is, and all its distances."""
     measured = [name for name in metrics(rows) if name != "solver_rmse"]
-    telling = next(name for name in _TELLING if name in measured)
-    row = min((row for row in rows if finite(row[telling])), key=lambda row: row[telling])
-    return {"best/cell": row["cell"], "best/nfe": row["nfe"], **{f"best/{name}": row[name] for name in measured}}
+    telling = next((name for name in _TELLING if name in measured), "fd_random")
+    row = min((row for row in rows if finite(row.get(telling))), key=lambda row: row[telling], default=None)
+    return (
+        {}
+        if row is None
+        else {"best/cell": row["cell"], "best/nfe": row["nfe"], **{f"best/{name}": row[name] for name in measured}}
+    )

@@ -10,6 +10,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 _QUALITY = 88  # of WebP: small images are enlarged by the page, which shows what is lost
+_QUALITY_OF_LARGE = 60
+_LARGE = 300_000  # pixels of a picture of many samples
 
 
 class Embedded(NamedTuple):
@@ -22,7 +24,8 @@ class Embedded(NamedTuple):
 
 def embed_samples(picture: Tensor) -> Embedded:
     """uint8 [C, H, W] as lossy WebP: noise does not compress, and a page holds a lot of it."""
-    return _embed(to_pil_image(picture), quality=_QUALITY)
+    large = picture.shape[1] * picture.shape[2] > _LARGE
+    return _embed(to_pil_image(picture), quality=_QUALITY_OF_LARGE if large else _QUALITY)
 
 
 def embed_file(path: Path) -> Embedded:

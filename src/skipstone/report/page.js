@@ -132,17 +132,26 @@ function explore(section, data) {
     });
   }
 
+  // Playing: from where the step stands, or from the start; the button again or any control stops it.
   let playing = 0;
-  play.addEventListener("click", () => {
+  function pause() {
     clearInterval(playing);
-    const frames = shown.steps.length;
-    let at = wish.progress < 1 ? Math.round(wish.progress * (frames - 1)) : -1;
-    playing = setInterval(() => {
-      at += 1;
-      wish.progress = Math.min(1, at / Math.max(1, frames - 1));
-      if (wish.progress === 1) clearInterval(playing);
-      show();
-    }, 250);
+    playing = 0;
+    play.textContent = "Play the steps";
+  }
+  function advance(by) {
+    const last = Math.max(1, shown.steps.length - 1);
+    wish.progress = Math.min(1, (Math.round(wish.progress * last) + by) / last);
+    if (wish.progress === 1) pause();
+    show();
+  }
+  form.addEventListener("input", pause);
+  play.addEventListener("click", () => {
+    if (playing) return pause();
+    if (wish.progress === 1) wish.progress = 0;
+    play.textContent = "Pause";
+    playing = setInterval(advance, 250, 1);
+    advance(0);
   });
 
   show();

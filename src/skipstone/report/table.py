@@ -41,7 +41,9 @@ def print_table(results: Sequence[Result]) -> None:
     """
     console = Console()
     endless = console.options.update(max_width=10_000)
-    columns = [*metrics([result.row for result in results]), "seconds"]
+    rows = [result.row for result in results]
+    limits = [name for name in rows[0] if name.endswith("_infinity")]
+    columns = [*metrics(rows), *limits, "seconds"]
     left_out: list[str] = []
     while console.measure(_table(results, columns), options=endless).maximum > console.width and len(columns) > 1:
         left_out.insert(0, columns.pop())
@@ -62,6 +64,6 @@ def _table(results: Sequence[Result], columns: Sequence[str]) -> Table:
         values = (show(result.row.get(name)) for name in shown)
         table.add_row(*values, style="bold" if result.own else None)
     table.add_section()
-    floors = {name: show(floor(first, name)) for name in metrics([first])}
+    floors = {name: show(floor(first, name)) for name in [*metrics([first]), *columns] if name != "seconds"}
     table.add_row("floor", "", "", "", *(floors.get(name, "") for name in columns), style="dim")
     return table

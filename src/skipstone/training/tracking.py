@@ -44,7 +44,7 @@ def wandb(
         "project": project,
         "entity": entity,
         "id": run_id,
-        "name": run_id or " ".join(cell),
+        "name": run_id or " ".join([job_type, *cell]),
         "save_dir": str(directory),
         "job_type": job_type,
         "group": group,
