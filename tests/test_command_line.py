@@ -191,7 +191,7 @@ BAD = [
     (["evaluation.fine_images=0"], r"evaluation.fine_images=0 is not allowed"),
     (["evaluation.images=8"], r"8 images are too few to estimate a covariance on 8 features: at least 9 are needed"),
     (["evaluation.schedules=[quad]"], r"evaluation.schedules=\['quad'\] is not allowed: it is null or such as"),
-    (["evaluation.schedules={expo: null}"], r"names expo, which is unknown: choose among custom, exp, "),
+    (["evaluation.schedules={expo: null}"], r"names expo, which is unknown there: choose among exp, leading"),
     (["evaluation.schedules={exp: [99]}"], r"tau=99 is not allowed with schedule=exp"),
     (["metrics.classifier=perhaps"], r"metrics.classifier='perhaps' is not allowed: it is auto, true or false"),
     (["metrics.inception=5"], r"metrics.inception=5 is not allowed: it is null, a path"),
