@@ -44,7 +44,7 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
         store = runs.ModelStore(config.paths.outputs)
         folder = store.folder(config.run)
         if not folder.is_dir():
-            there = sorted(path.parent.name for path in store.root.glob("*/DONE")) or ["none; train one with train.py"]
+            there = store.keys() or ["none; train one with train.py"]
             raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
     if config.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={config.device} is unknown: choose auto, cpu or cuda.")
