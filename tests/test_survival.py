@@ -238,6 +238,7 @@ class Spoil(lightning.Callback):
         self.step, self.value = step, value
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen = trainer.global_step
         if trainer.global_step == self.step:
             with torch.no_grad():
                 next(module.net.parameters()).fill_(self.value)
@@ -261,3 +262,4 @@ def test_losses_are_looked_at_between_checkpoints_too(tmp_path):
     spoil = Spoil(3, float("nan"))
     with pytest.raises(ValueError, match=r"diverged at step 4"):
         tiny.train(tmp_path, (spoil,), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
+    assert spoil.seen < 60
