@@ -1,6 +1,7 @@
-"""Speed here: python scripts/benchmark.py training | sampling | grid | startup [overrides as for train.py]
+"""Speed here: python scripts/benchmark.py training | checkpoint | sampling | grid | startup [overrides as for train.py]
 
 training: steps a second of Lightning's fit over those of a bare loop with the same module, optimizer, clip and EMA.
+checkpoint: seconds of a checkpoint over those of the steps between two of them, by trainer.checkpoint_every_n_steps.
 sampling: seconds of engine.sample over those of as many bare calls of the network at the same batch.
 grid: seconds of a grid of 4 taus × 3 etas × 200 images, all cells in one batch that stays full and one cell after the
 other, over those of the bare calls at batch evaluation.batch_size that its evaluations amount to.
@@ -82,12 +83,56 @@ def _fit_times(steps: int, overrides: list[str]) -> list[float]:
             times.append(time.perf_counter())
 
     module, images, settings, _ = _module(overrides)
-    settings |= {"max_steps": WARM_UP + steps + 1, "limit_val_batches": 0, "enable_checkpointing": False}
+    steps += WARM_UP + 1
+    settings |= {"limit_val_batches": 0}
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [Clock(), EMA(module.recipe.ema_decay)]
         trainer = build_trainer(settings, [CSVLogger(folder)], callbacks)
-        trainer.fit(module, ImageData(images, module.recipe.batch_size, 0))
+        trainer.fit(module, ImageData(images, module.recipe.batch_size, 0, steps))
     return _differences(times)
+
+
+def checkpoint(rounds: int, steps: int, overrides: list[str]) -> None:
+    """One training of the job, without validation, that saves after every block of steps; medians of both."""
+    import logging
+
+    import lightning
+    import torch
+
+    from skipstone.training.curve import Curve
+    from skipstone.training.data import ImageData
+    from skipstone.training.ema import EMA
+    from skipstone.training.fit import build_trainer
+    from skipstone.training.survival import Survival
+
+    logging.disable(logging.WARNING)
+    module, images, settings, _ = _module(overrides)
+    every, steps = settings["checkpoint_every_n_steps"], rounds * steps
+    saves, blocks, began = [], [], [time.perf_counter()]
+
+    class Clock(lightning.Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+            if trainer.global_step % BLOCK == 0:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                before = time.perf_counter()
+                blocks.append((before - began[0]) / BLOCK)
+                trainer.save_checkpoint(survival.path)
+                began[0] = time.perf_counter()
+                saves.append(began[0] - before)
+
+    with tempfile.TemporaryDirectory() as folder:
+        curve = Curve(Path(folder))
+        survival = Survival(Path(folder), "benchmark", curve, every=steps + 1)
+        trainer = build_trainer(
+            settings | {"limit_val_batches": 0}, [curve], [survival, Clock(), EMA(module.recipe.ema_decay)]
+        )
+        trainer.fit(module, ImageData(images, module.recipe.batch_size, 0, steps))
+        size = survival.path.stat().st_size / 2**20
+    save, step = statistics.median(saves[1:]), statistics.median(blocks[1:])
+    print(f"a step        {1e3 * step:9.2f} ms")
+    print(f"a checkpoint  {1e3 * save:9.2f} ms   ({size:.1f} MiB; {len(saves) - 1} of them, medians)")
+    print(f"share         {save / (save + every * step):9.3%}   of the time, one every {every} steps")
 
 
 def _bare_times(steps: int, overrides: list[str]) -> list[float]:
@@ -233,13 +278,15 @@ def _first_step_seconds(overrides: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["training", "sampling", "grid", "startup"])
+    parser.add_argument("what", choices=["training", "checkpoint", "sampling", "grid", "startup"])
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="of each loop in each round, or calls of the network")
     arguments = parser.parse_intermixed_args()
     if arguments.what == "training":
         training(arguments.rounds, arguments.steps, arguments.overrides)
+    elif arguments.what == "checkpoint":
+        checkpoint(arguments.rounds, arguments.steps, arguments.overrides)
     elif arguments.what == "sampling":
         sampling(arguments.rounds, arguments.steps, arguments.overrides)
     elif arguments.what == "grid":

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -35,31 +37,6 @@ def build():
     return UNet(**{name: value for name, value in MODEL.items() if name != "_target_"})
 
 
-def key(data=None, **changed):
-    return runs.model_key(runs.weights_config({**CONFIG, **changed}, data or images()))
-
-
-def test_the_key_changes_with_what_changes_the_weights_and_with_nothing_else():
-    changes = [
-        dict(model={**MODEL, "base": 16}),
-        dict(noise={**CONFIG["noise"], "num_steps": 30}),
-        dict(training={**CONFIG["training"], "batch_size": 8}),
-        dict(trainer={**CONFIG["trainer"], "max_steps": 4}),
-        dict(trainer={**CONFIG["trainer"], "precision": "bf16-mixed"}),
-        dict(seed=1),
-        dict(data=images(1)),
-    ]
-    keys = [key(**change) for change in changes]
-    assert len({key(), *keys}) == 1 + len(changes)
-    for irrelevant in (
-        dict(tau=7),
-        dict(eta=1.0),
-        dict(schedule="exp"),
-        dict(trainer={**CONFIG["trainer"], "accelerator": "cuda", "devices": 2, "compile": True}),
-    ):
-        assert key(**irrelevant) == key()
-
-
 def test_a_model_is_trained_once_and_anew_only_when_fresh(tmp_path):
     store = runs.ModelStore(tmp_path)
     weights = runs.weights_config(CONFIG, images())
@@ -85,9 +62,53 @@ def test_a_fresh_training_that_fails_leaves_the_old_model_alone(tmp_path):
     folder = store.ensure(weights, lambda _: build())
     before = (folder / "ema.safetensors").read_bytes()
     with pytest.raises(RuntimeError, match="no luck"):
-        store.ensure(weights, lambda _: (_ for _ in ()).throw(RuntimeError("no luck")), fresh=True)
+        store.ensure(weights, die, fresh=True)
     assert (folder / "ema.safetensors").read_bytes() == before
     assert store.finished(folder.name)
+
+
+def die(_):
+    raise RuntimeError("no luck")
+
+
+def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_path, monkeypatch):
+    """At every one of the moments between being done and being in place."""
+    store, weights = runs.ModelStore(tmp_path), runs.weights_config(CONFIG, images())
+    folder = store.ensure(weights, lambda _: build())
+    renames = 2
+    for moment in range(renames):
+        before, rename, left = (folder / "DONE").stat().st_mtime_ns, Path.rename, [moment]
+
+        def dying(path, target, rename=rename, left=left):
+            if not left[0]:
+                raise RuntimeError("no luck")
+            left[0] -= 1
+            return rename(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dying)
+            with pytest.raises(RuntimeError, match="no luck"):
+                store.ensure(weights, lambda _: build(), fresh=True)
+        assert store.ensure(weights, die, fresh=moment == 0) == folder
+        assert store.keys() == [folder.name] == [path.name for path in store.root.iterdir()]
+        assert (folder / "DONE").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["finished", "half"])
+def test_that_the_images_have_changed_is_said(half, tmp_path, caplog):
+    store, before = runs.ModelStore(tmp_path), runs.weights_config(CONFIG, images())
+    if half:
+        with pytest.raises(RuntimeError, match="no luck"):
+            store.ensure(before, die)
+    else:
+        store.ensure(before, lambda _: build())
+    store.ensure(runs.weights_config({**CONFIG, "seed": 1}, images()), lambda _: build())
+    store.ensure(before, lambda _: build())
+    assert "have changed" not in caplog.text
+    store.ensure(runs.weights_config(CONFIG, images(1)), lambda _: build())
+    (said,) = [message for message in caplog.messages if "images of dataset random have changed" in message]
+    assert str(store.folder(runs.model_key(before))) in said
+    assert "a new model is trained" in said
 
 
 @pytest.fixture

@@ -87,22 +87,6 @@ def test_a_training_is_a_function_of_its_seed_whatever_was_drawn_before(images, 
     assert same(first, train(images, tmp_path / "b"))
 
 
-def test_a_training_that_was_cut_off_resumes_to_the_same_weights(images, tmp_path):
-    """The process dies after step 4; the checkpoint is of step 3. Dropout is on, so the generator counts too."""
-
-    class Kill(lightning.Callback):
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            if batch_idx == 3:
-                raise RuntimeError("killed")
-
-    whole = train(images, tmp_path / "whole")
-    with pytest.raises(RuntimeError, match="killed"):
-        train(images, tmp_path / "cut", (Kill(),))
-    assert same(whole, train(images, tmp_path / "cut"))
-    curves = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "cut")]
-    assert sorted(line for line in curves[0]) == sorted(line for line in curves[1])
-
-
 def test_two_devices_train_what_one_trains(images, tmp_path):
     """The same images, t and eps in every step, the same validation; only the order of the sums differs."""
     one = train(images, tmp_path / "one", dropout=0.0)
@@ -114,27 +98,6 @@ def test_two_devices_train_what_one_trains(images, tmp_path):
         for name in a:
             if name.startswith("val/") and a[name]:
                 assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-4)
-
-
-def test_a_training_that_dies_after_its_last_step_still_stores_the_average(images, tmp_path):
-    class Kill(lightning.Callback):
-        def on_validation_epoch_end(self, trainer, module):
-            if trainer.global_step == 6:
-                raise RuntimeError("killed")
-
-    whole = train(images, tmp_path / "whole")
-    with pytest.raises(RuntimeError, match="killed"):
-        train(images, tmp_path / "cut", (Kill(),))
-    assert torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"] == 6
-    assert same(whole, train(images, tmp_path / "cut"))
-    _, *rows = (tmp_path / "cut" / "metrics.csv").read_text().splitlines()
-    assert len(rows) >= 6
-
-
-def test_a_checkpoint_that_cannot_be_read_is_named(images, tmp_path):
-    (tmp_path / "last.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read: remove it"):
-        train(images, tmp_path)
 
 
 def test_mixed_precision_trains_much_the_same(images, tmp_path):

@@ -40,7 +40,7 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
     for name, value in {"seed": 0, **smallest}.items():
         require_number(config, name, int, value)
     store = runs.ModelStore(config.paths.outputs)
-    there = sorted(path.parent.name for path in store.root.glob("*/DONE")) or ["none; train one with train.py"]
+    there = store.keys() or ["none; train one with train.py"]
     if OmegaConf.is_missing(config, "run"):
         raise ValueError(f"say which model with run=<key>: there is {', '.join(there)}.")
     folder = Path(config.run)

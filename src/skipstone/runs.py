@@ -1,14 +1,15 @@
 """The model store: one folder a trained model, named by everything that changes its weights and by nothing else.
 
-    <outputs>/models/<key>/   config.yaml  last.ckpt  ema.safetensors  metrics.csv  DONE
+    <outputs>/models/<key>/   config.yaml  last.ckpt  previous.ckpt  ema.safetensors  metrics.csv  DONE
 
 Sampling settings (schedule, tau, eta, solver), loggers, devices and paths are not in the key: a run that differs only
-there finds the model and samples it. DONE is written last; a folder without it is a training to be resumed.
+there finds the model and samples it. DONE is written last; a folder without it is a training to be resumed. While
+<key>.lock lies beside the folder, a process trains there and others wait for it.
 """
 
 import hashlib
 import json
-import os
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +21,19 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from yaml import YAMLError
 
+from skipstone import durable, locks
 from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
-_WEIGHTS, _CONFIG, _DONE, _CHECKPOINT = "ema.safetensors", "config.yaml", "DONE", "last.ckpt"
+_WEIGHTS, _CONFIG, _DONE = "ema.safetensors", "config.yaml", "DONE"
+_FRESH, _OLD = ".fresh", ".old"  # added to a key: a model that is trained anew, one that is being replaced
 
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
 _WEIGHTLESS = (
@@ -80,36 +85,71 @@ class ModelStore:
         """When it was, in seconds since the epoch. Raises FileNotFoundError if it is not."""
         return (self.folder(key) / _DONE).stat().st_mtime
 
+    def keys(self) -> list[str]:
+        """Of all finished models."""
+        there = (path.parent for path in self.root.glob(f"*/{_DONE}"))
+        return sorted(folder.name for folder in there if folder.suffix not in (_FRESH, _OLD))
+
     def ensure(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], fresh: bool = False) -> Path:
         """The folder of the finished model, trained now if it is not there, or if `fresh`.
 
         train(folder) trains into a folder that may hold a checkpoint to resume from, and returns the network with
         the weights to store. A fresh training replaces the old model only when it is done; one that was cut off is
-        resumed by the next fresh one.
+        resumed by the next fresh one. A model is trained by one process at a time: others wait, and take what it
+        leaves, also if they want it fresh.
         """
         key = model_key(weights)
         final = self.folder(key)
         if self.finished(key) and not fresh:
             return final
-        folder = self.root / f"{key}.fresh" if fresh else final
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(weights), folder / _CONFIG)
-        save_weights(train(folder), folder / _WEIGHTS)
-        (folder / _DONE).write_text(f"{key}\n")
-        if fresh:
-            old = self.root / f"{key}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if final.exists():
-                final.rename(old)
-            folder.rename(final)
-            shutil.rmtree(old, ignore_errors=True)
+        folder = self.root / f"{key}{_FRESH}" if fresh else final
+        self.root.mkdir(parents=True, exist_ok=True)
+        before = self._stamp(key)
+        with locks.held(self.root / f"{key}.lock", f"the training of {final}", folder / _CONFIG):
+            self._adopt(key)
+            if self.finished(key) and not (fresh and self._stamp(key) == before):
+                return final
+            self._say_what_changed(weights)
+            folder.mkdir(exist_ok=True)
+            durable.sweep(folder)
+            with durable.replacing(folder / _CONFIG) as path:
+                OmegaConf.save(OmegaConf.create(weights), path)
+            save_weights(train(folder), folder / _WEIGHTS)
+            with durable.replacing(folder / _DONE) as path:
+                path.write_text(f"{key}\n")
+            self._adopt(key)
         return final
 
+    def _stamp(self, key: str) -> int | None:
+        """When that model was finished; None if it is not."""
+        return (self.folder(key) / _DONE).stat().st_mtime_ns if self.finished(key) else None
 
-def checkpoint(folder: Path) -> Path | None:
-    """The checkpoint from which a training in this folder resumes, if there is one."""
-    path = folder / _CHECKPOINT
-    return path if path.is_file() else None
+    def _adopt(self, key: str) -> None:
+        """Let a finished fresh model take its place, and finish what a killed process began of this."""
+        final, fresh, old = (self.root / f"{key}{suffix}" for suffix in ("", _FRESH, _OLD))
+        if (fresh / _DONE).is_file():
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                final.rename(old)
+            fresh.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _say_what_changed(self, weights: dict[str, Any]) -> None:
+        """Warn where a model of the same settings was trained on other images under the same name."""
+        for path in sorted(self.root.glob(f"{weights['dataset']['name']}-*/{_CONFIG}")):
+            try:
+                other = OmegaConf.to_container(OmegaConf.load(path))
+                fingerprint = other["dataset"]["fingerprint"]
+            except (OSError, YAMLError, OmegaConfBaseException, KeyError, TypeError, UnicodeDecodeError):
+                continue  # no model of ours; it is not what was asked for
+            same = {**other, "dataset": {**other["dataset"], "fingerprint": weights["dataset"]["fingerprint"]}}
+            if same == weights and fingerprint != weights["dataset"]["fingerprint"]:
+                state = "was" if (path.parent / _DONE).is_file() else "is half"
+                log.warning(
+                    "the images of dataset %s have changed since %s %s trained on them, so a new model is trained; "
+                    "the old one stays as it is",
+                    weights["dataset"]["name"], path.parent, state,
+                )  # fmt: skip
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
@@ -118,10 +158,9 @@ def save_weights(net: nn.Module, path: Path) -> None:
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write under a temporary name and move into place: a reader never sees half a file."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata)
-    temporary.replace(path)
+    """Write tensors to a file that is whole whenever it is there."""
+    with durable.replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def load_weights(net: nn.Module, folder: Path) -> None:

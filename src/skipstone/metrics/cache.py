@@ -1,12 +1,12 @@
 """What the metrics keep on disk. A file that is absent or damaged is made anew, so every one may be deleted."""
 
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from skipstone import durable
 from skipstone.data import ImageSet, pick
 from skipstone.metrics.features import Extractor
 
@@ -23,11 +23,10 @@ _FORMAT = 1  # of what extractors make of an image, beside their weights
 
 
 def write(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write under a temporary name and move into place: a reader never sees half a file."""
+    """Write tensors to a file that is whole whenever it is there; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    temporary.replace(path)
+    with durable.replacing(path) as temporary:
+        temporary.write_bytes(save(tensors))
 
 
 def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, folder: Path) -> Tensor:

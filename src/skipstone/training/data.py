@@ -62,22 +62,19 @@ class StepSampler(Sampler[list[int]]):
 
 
 class ImageData(lightning.LightningDataModule):
-    """Training batches by step, and the held-out images once over. Batches are uint8 [N, C, H, W]."""
+    """Training batches by step, and the held-out images once over. Batches are uint8 [N, C, H, W].
 
-    def __init__(self, images: ImageSet, batch_size: int, seed: int) -> None:
+    steps: batches of the whole training.  first: the one that a resumed training begins with.
+    """
+
+    def __init__(self, images: ImageSet, batch_size: int, seed: int, steps: int, first: int = 0) -> None:
         super().__init__()
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.images, self.batch_size, self.seed, self.steps, self.first = images, batch_size, seed, steps, first
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
         sampler = StepSampler(
-            len(self.images.train),
-            self.batch_size,
-            trainer.max_steps * trainer.accumulate_grad_batches,
-            self.seed,
-            first=trainer.fit_loop.epoch_loop.batch_progress.current.ready,
-            rank=trainer.global_rank,
-            ranks=trainer.world_size,
+            len(self.images.train), self.batch_size, self.steps, self.seed, first=self.first, rank=rank, ranks=ranks
         )
         return DataLoader(ImageTensor(self.images.train), batch_sampler=sampler, collate_fn=_whole)
 

@@ -1,26 +1,25 @@
 """One training: builds Lightning's Trainer from the configuration and runs it to the last step."""
 
-import csv
 import logging
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from skipstone import runs
 from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
-from skipstone.training import hardware
+from skipstone.training import checkpoints, hardware
+from skipstone.training.checkpoints import DurableIO
+from skipstone.training.curve import Curve
 from skipstone.training.data import ImageData, StepSampler
 from skipstone.training.ema import EMA
 from skipstone.training.module import DiffusionModule, Recipe
+from skipstone.training.survival import Survival
 
 log = logging.getLogger(__name__)
 
@@ -44,47 +43,36 @@ def fit(
     was cut off there is resumed.  logger: a tracker beside metrics.csv.  callbacks: see the averaged weights.
     """
     _quiet()
-    resumed = runs.checkpoint(folder)
-    past = _read(resumed) if resumed else None
-    curve = _training_curve(folder, past)
+    accumulated = trainer_config["accumulate_grad_batches"]
+    model = folder.name.removesuffix(".fresh")
+    resumed, past = checkpoints.latest(folder, model) or (None, {"global_step": 0, checkpoints.CURVE: []})
+    curve = Curve(folder, past[checkpoints.CURVE])
     module = DiffusionModule(
         hardware.layout(net), process, recipe, seed, images.flip, compiled=trainer_config["compile"]
     )
+    survival = Survival(folder, model, curve, trainer_config["checkpoint_every_n_steps"])
     trainer = build_trainer(
         trainer_config,
         logger=[curve] if logger is None else [curve, logger],
         callbacks=[
+            survival,
             *callbacks,  # before EMA, which puts the raw weights back at validation's end
             EMA(recipe.ema_decay),
             LearningRateMonitor("step"),
-            ModelCheckpoint(
-                folder,
-                save_top_k=0,
-                save_last=True,
-                every_n_train_steps=trainer_config["checkpoint_every_n_steps"],
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            ),
         ],
     )
+    batches = trainer_config["max_steps"] * accumulated
     # refuses a batch that the devices cannot share, before any is started
-    StepSampler(len(images.train), recipe.batch_size, trainer.max_steps, seed, ranks=trainer.world_size)
+    StepSampler(len(images.train), recipe.batch_size, batches, seed, ranks=trainer.world_size)
+    data = ImageData(images, recipe.batch_size, seed, batches, first=past["global_step"] * accumulated)
     if resumed:
-        log.info("resuming the training in %s", folder)
-        if past["global_step"] >= trainer.max_steps:
-            # Nothing is left to train. Lightning would skip its loop, and with it the hook that hands over the
-            # averaged weights; they are what the checkpoint's state_dict holds.
-            module.load_state_dict(past["state_dict"])
-            return module.net
+        log.info("resuming the training in %s after step %d", folder, past["global_step"])
     try:
-        trainer.fit(module, ImageData(images, recipe.batch_size, seed), ckpt_path=resumed, weights_only=True)
-    except SystemExit as stopped:  # Lightning's answer to SIGINT and SIGTERM; the latter's would count as success
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+    except SystemExit as stopped:  # the answer to SIGINT and SIGTERM; the latter's would count as success
         raise KeyboardInterrupt from stopped
-    if not all(bool(parameter.isfinite().all()) for parameter in module.net.parameters()):
-        raise ValueError(
-            f"the training diverged, so its model is not stored: lower training.learning_rate={recipe.learning_rate} "
-            f"and remove {folder}."
-        )
+    if survival.stop:  # too late to stop the training, but not what follows it
+        raise KeyboardInterrupt
     return module.net
 
 
@@ -112,14 +100,16 @@ class _Bar(RichProgressBar):
 def build_trainer(
     trainer_config: dict[str, Any], logger: list[Logger] | bool, callbacks: list[Callback]
 ) -> lightning.Trainer:
-    """Lightning's Trainer from a resolved trainer group; training is one epoch of max_steps batches."""
-    ours = ("compile", "threads", "checkpoint_every_n_steps")
+    """Lightning's Trainer from a resolved trainer group; training is one epoch, which the data makes max_steps long."""
+    ours = ("compile", "threads", "checkpoint_every_n_steps", "max_steps")
     if trainer_config["enable_progress_bar"]:
         callbacks = [*callbacks, _Bar(refresh_rate=_REFRESH)]
     try:
         return lightning.Trainer(
             **{name: value for name, value in trainer_config.items() if name not in ours},
             max_epochs=1,
+            plugins=[DurableIO()],
+            enable_checkpointing=False,  # Survival does it
             logger=logger,
             callbacks=callbacks,
             enable_model_summary=False,
@@ -128,24 +118,3 @@ def build_trainer(
         )
     except (TypeError, MisconfigurationException) as error:
         raise ValueError(f"the trainer settings do not work: {error}") from error
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    try:
-        return torch.load(checkpoint, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{checkpoint} cannot be read: remove it to train from the start.") from error
-
-
-def _training_curve(folder: Path, past: dict[str, Any] | None) -> CSVLogger:
-    """The model's own metrics.csv. Lightning's logger starts a file anew, so a resumed one is given its past back."""
-    path, rows = folder / "metrics.csv", []
-    if past and path.is_file():
-        with path.open(newline="") as file:
-            rows = [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
-        rows = [row for row in rows if int(row["step"]) < past["global_step"]]
-    path.unlink(missing_ok=True)
-    logger = CSVLogger(folder, name="", version="")
-    logger.experiment.metrics.extend(rows)
-    logger.save()
-    return logger

@@ -7,6 +7,7 @@ and nothing has to be restored to resume it.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import lightning
 import torch
@@ -129,20 +130,27 @@ class DiffusionModule(lightning.LightningModule):
             nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> dict:
-        recipe, last = self.recipe, self.trainer.max_steps
+        recipe = self.recipe
         fused = self.trainer.precision != "16-mixed"  # a fused step would unscale float16 gradients after the clip
         optimizer = torch.optim.AdamW(
             self.net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
-
-        def scale(step: int) -> float:
-            rise = min(1.0, (step + 1) / max(1, recipe.warmup))
-            if recipe.decay == "constant":
-                return rise
-            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / last)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step, from 0."""
+        return self.recipe.learning_rate * self._scale(step)
+
+    def _scale(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / max(1, self.recipe.warmup))
+        if self.recipe.decay == "constant":
+            return rise
+        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self._steps)))
+
+    @cached_property
+    def _steps(self) -> int:
+        return int(self.trainer.estimated_stepping_batches)
 
 
 def stratified_t(seed: int, index: Tensor, batch: int, num_steps: int, step: int) -> Tensor:

@@ -1,0 +1,44 @@
+"""Files that survive: whoever reads one finds the old file or the new one, whole, whenever the writer was cut off."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; when the block ends well, it is flushed to the disk and moved there.
+
+    previous: where the old file goes, instead of being replaced. Raises OSError that names `path`; what was there is
+    then left alone. A process that is killed meanwhile leaves a temporary file: see `sweep`.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        if previous is not None and path.exists():
+            path.replace(previous)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed writers left. Nobody else may be writing in the folder."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

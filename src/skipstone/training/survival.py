@@ -1,0 +1,145 @@
+"""The callback that lets a training be stopped at any moment: when to save, when to stop, what never to save."""
+
+import logging
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from torch import Tensor
+
+from skipstone.training.checkpoints import CURVE, LAST, MODEL
+from skipstone.training.curve import Curve
+
+log = logging.getLogger(__name__)
+
+_LOOK = 50  # steps between looks at the losses, each of which waits for the device
+_EXPLODED = 1e3  # a loss; a network that predicts nothing scores 1
+_AGREE = 10  # steps between agreements of several devices on whether to stop
+
+
+class Survival(Callback):
+    """Saves last.ckpt every `every` steps, at every validation and when told to stop; refuses to save a bad state.
+
+    folder: the model's.  model: its key.  curve: its metrics.csv.  List it before every other callback.
+
+    A checkpoint is of the moment between two steps: what step k logs is in it, what step k + 1 logs is not. One that
+    is due at a step with a validation is saved before that, with a mark that the validation is still to come; so a
+    training that is killed while it validates loses no step, and no validation.
+
+    SIGTERM and SIGINT save and raise SystemExit; where SLURM would requeue, so does its signal, and the job is put
+    back into the queue. A second one does not wait for the step to end.
+    """
+
+    def __init__(self, folder: Path, model: str, curve: Curve, every: int) -> None:
+        self.path, self.model, self.curve, self.every = folder / LAST, model, curve, every
+        self.saved = 0  # steps in the last checkpoint
+        self.stop: signal.Signals | None = None
+        self._lossless = False  # whether nothing would be lost by stopping at once
+        self._steps_since: Tensor | None = None  # the first bad loss, counting it; 0: none. It stays on the device
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.saved = trainer.global_step
+        if threading.current_thread() is threading.main_thread():  # Lightning puts the old handlers back
+            for number in (signal.SIGTERM, signal.SIGINT, *_requeue_signals()):
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again, self.stop = self.stop is not None, signal.Signals(number)
+        if again or self._lossless:
+            raise SystemExit(128 + number)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        stop = self._told_to_stop(trainer)
+        if stop or trainer.global_step % self.every == 0:
+            self._save(trainer, module)
+        if stop:
+            raise SystemExit(128 + (self.stop or signal.SIGTERM))
+
+    def _told_to_stop(self, trainer: lightning.Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self.stop is not None
+        if trainer.global_step % _AGREE:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self.stop is not None, all=False)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach()
+        before = torch.zeros_like(loss, dtype=torch.int64) if self._steps_since is None else self._steps_since
+        self._steps_since = (before + 1) * ((before > 0) | ~(loss < _EXPLODED))  # NaN is not less
+        if (batch_idx + 1) % _LOOK == 0:
+            self._examine(trainer, module, weights=False)
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if progress.ready % trainer.accumulate_grad_batches == 0:  # else gradients lie about, which are not saved
+            self._save(trainer, module)
+            self._lossless = trainer.world_size == 1
+        if self._lossless and self.stop:
+            raise SystemExit(128 + self.stop)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._lossless = False
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._examine(trainer, module)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        if self.stop in _requeue_signals() and trainer.is_global_zero:
+            job = SLURMEnvironment.job_id()
+            log.info("putting SLURM's job %s back into the queue", job)
+            subprocess.run(["scontrol", "requeue", str(job)], check=False)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[MODEL], checkpoint[CURVE] = self.model, list(self.curve.rows)
+        # Lightning restores where its loops stand, if what they count is a state that it knows.
+        loops = checkpoint["loops"]["fit_loop"]
+        if trainer.validating:  # its validation has begun, and is to be finished
+            validation = loops["epoch_loop.val_loop.batch_progress"]["total"]
+            validation["ready"] = validation["started"] = validation["processed"] + 1
+        else:  # the step that is about to be taken is not begun
+            for progress in loops["epoch_loop.batch_progress"].values():
+                if isinstance(progress, dict):
+                    progress["ready"] = progress["completed"]
+
+    def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.global_step > self.saved:
+            self._examine(trainer, module)
+            trainer.save_checkpoint(self.path)
+            self.saved = trainer.global_step
+
+    def _examine(self, trainer: lightning.Trainer, module: lightning.LightningModule, weights: bool = True) -> None:
+        """Raise ValueError if a loss since the last look, or now a weight, is not a number of reasonable size."""
+        since = 0 if self._steps_since is None else int(self._steps_since)
+        if since == 0 and weights:
+            norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in module.net.parameters()]))
+            since = int(not norms.isfinite().all())
+        if since == 0:
+            return
+        step = trainer.global_step - (since - 1) // trainer.accumulate_grad_batches
+        kept = f"the last good checkpoint is {self.path}, of step {self.saved}" if self.saved else "none was good"
+        raise ValueError(
+            f"the training diverged at step {step}, at a learning rate of {module.learning_rate(step - 1):.3g}, so its "
+            f"model is not stored; {kept}: lower training.learning_rate={module.recipe.learning_rate}, which makes it "
+            "another model."
+        )
+
+
+def _requeue_signals() -> tuple[signal.Signals, ...]:
+    return (SLURMEnvironment().requeue_signal,) if SLURMEnvironment.detect() else ()
