@@ -43,6 +43,7 @@ TABLE = {
     "tau": SAME,
     "eta": SAME,
     "fresh": SAME,
+    "resume": SAME,
     "paths.outputs": SAME,
     "schedule.": SAME,
     "solver.": SAME,
