@@ -4,6 +4,7 @@ import math
 
 import lightning
 import pytest
+import tiny
 import torch
 
 from skipstone import ForwardProcess, UNet, noise
@@ -13,21 +14,8 @@ from skipstone.training.data import StepSampler
 from skipstone.training.fit import fit
 from skipstone.training.module import Recipe, stratified_t
 
-TRAINER = dict(
-    accelerator="cpu",
-    devices=1,
-    strategy="auto",
-    precision="32-true",
-    compile=False,
-    max_steps=6,
-    gradient_clip_val=1.0,
-    accumulate_grad_batches=1,
-    val_check_interval=0.5,
-    log_every_n_steps=1,
-    checkpoint_every_n_steps=3,
-    enable_progress_bar=True,
-)
-RECIPE = Recipe(batch_size=4, learning_rate=1e-3, warmup=2, decay="cosine", weight_decay=0.0, ema_decay=0.9)
+TRAINER = {**tiny.TRAINER, "checkpoint_every_n_steps": 3, "enable_progress_bar": True}
+RECIPE = tiny.RECIPE
 
 
 @pytest.fixture

@@ -55,9 +55,8 @@ def run(config: DictConfig) -> None:
     proxies = _keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
     n = min(few.images, proxies.n)
     sample = partial(
-        evaluate, cells=watched, shape=images.shape, proxies=proxies.at(n), seed=config.seed,
-        batch_size=min(n * len(watched), grid.batch_size),
-    )  # fmt: skip
+        evaluate, cells=watched, shape=images.shape, proxies=proxies.at(n), seed=config.seed, batch_size=grid.batch_size
+    )
     watch = SamplingCallback(sample, folder / "training")
     recipe = Recipe(**config.training)
 

@@ -81,9 +81,9 @@ class ModelStore:
         """Whether that model is trained."""
         return (self.folder(key) / _DONE).is_file()
 
-    def finished_at(self, key: str) -> float:
-        """When it was, in seconds since the epoch. Raises FileNotFoundError if it is not."""
-        return (self.folder(key) / _DONE).stat().st_mtime
+    def finished_at(self, key: str) -> int | None:
+        """When it was, in nanoseconds since the epoch; None if it is not."""
+        return (self.folder(key) / _DONE).stat().st_mtime_ns if self.finished(key) else None
 
     def keys(self) -> list[str]:
         """Of all finished models."""
@@ -104,10 +104,10 @@ class ModelStore:
             return final
         folder = self.root / f"{key}{_FRESH}" if fresh else final
         self.root.mkdir(parents=True, exist_ok=True)
-        before = self._stamp(key)
+        before = self.finished_at(key)
         with locks.held(self.root / f"{key}.lock", f"the training of {final}", folder / _CONFIG):
             self._adopt(key)
-            if self.finished(key) and not (fresh and self._stamp(key) == before):
+            if self.finished(key) and not (fresh and self.finished_at(key) == before):
                 return final
             self._say_what_changed(weights)
             folder.mkdir(exist_ok=True)
@@ -119,10 +119,6 @@ class ModelStore:
                 path.write_text(f"{key}\n")
             self._adopt(key)
         return final
-
-    def _stamp(self, key: str) -> int | None:
-        """When that model was finished; None if it is not."""
-        return (self.folder(key) / _DONE).stat().st_mtime_ns if self.finished(key) else None
 
     def _adopt(self, key: str) -> None:
         """Let a finished fresh model take its place, and finish what a killed process began of this."""
