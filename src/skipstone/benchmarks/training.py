@@ -14,7 +14,7 @@ from skipstone.benchmarks.clock import Budget, Contender, Measured
 from skipstone.benchmarks.report import Report
 from skipstone.benchmarks.subject import Subject
 from skipstone.training import hardware, tracking
-from skipstone.training.data import StepSampler
+from skipstone.training.data import StepSampler, place
 from skipstone.training.fit import fit
 from skipstone.training.module import DiffusionModule
 
@@ -112,11 +112,13 @@ def bare_times(subject: Subject, net: nn.Module, steps: int, block: int) -> list
     averaged = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     watch = Clock(block, device)
-    for step, indices in enumerate(StepSampler(len(images.train), recipe.batch_size, WARM_UP + steps + 1, 0)):
+    pixels = place(images.train, device)
+    sampler = StepSampler(len(pixels), recipe.batch_size, WARM_UP + steps + 1, 0, device=pixels.device)
+    for step, indices in enumerate(sampler):
         watch.tick(step)
         optimizer.zero_grad()
         with hardware.autocast(settings):
-            loss = module.loss(images.train[torch.as_tensor(indices)].to(device), step)
+            loss = module.loss(pixels.index_select(0, indices).to(device), step)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, settings["gradient_clip_val"])
         optimizer.step()
