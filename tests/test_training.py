@@ -141,6 +141,54 @@ def test_batches_are_gathered_whole_and_their_number_is_that_of_all_steps():
     assert [batch.flatten().tolist() for batch in batches] == steps_of(20, 4, 9, 0, first=7)
 
 
+RARE = {"checkpoint_every_n_steps": 1000}
+
+
+class Strict(lightning.Callback):
+    """From one step on to another, waiting for the device is an error."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 5:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 20:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def on_exception(self, trainer, module, exception):
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_never_waits_for_the_device(images, tmp_path):
+    settings = dict(accelerator="gpu", precision="bf16-mixed", max_steps=30, log_every_n_steps=100)
+    train(images, tmp_path, (Strict(),), val_check_interval=1.0, **RARE, **settings)
+
+
+def test_the_host_looks_at_the_device_every_so_many_steps_only(images, tmp_path, monkeypatch):
+    """A look waits for a GPU. Of 20 steps the 8th and the 16th are logged, so these and no others are looked at."""
+    looks = [0]
+
+    class Watch(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            looks.append(0)
+
+    def counted(look):
+        def count_and_look(tensor):
+            looks[-1] += 1
+            return look(tensor)
+
+        return count_and_look
+
+    for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
+    train(images, tmp_path, (Watch(),), max_steps=20, log_every_n_steps=8, val_check_interval=1.0, **RARE)
+    assert [step for step in range(2, 20) if looks[step]] == [8, 16]
+    losses = [row["step"] for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["train/loss"]]
+    assert losses == ["7", "15"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_images_that_fit_lie_on_the_device_and_batches_never_wait_for_the_host(monkeypatch):

@@ -80,7 +80,8 @@ class DiffusionModule(lightning.LightningModule):
     def training_step(self, images: Tensor, step: int) -> Tensor:
         """One step on this device's share of the global batch. images: uint8 [N, C, H, W]."""
         loss = self.loss(images, step, self.global_rank, self.trainer.world_size)
-        self.log("train/loss", loss, prog_bar=True)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss)  # not to the bar, for which Lightning would look at it at every step
         return loss
 
     def loss(self, images: Tensor, step: int, rank: int = 0, ranks: int = 1) -> Tensor:
@@ -93,8 +94,9 @@ class DiffusionModule(lightning.LightningModule):
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         t = stratified_t(self.seed, index, n * ranks, self.process.num_steps, step)
         eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
-        # dropout has no other handle
-        torch.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step * ranks + rank))
+        # dropout has no other handle; torch.manual_seed would also look for every other kind of device
+        generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
+        generator.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step * ranks + rank))
         return (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
 
     def validation_step(self, images: Tensor, batch_index: int) -> None:
@@ -106,7 +108,7 @@ class DiffusionModule(lightning.LightningModule):
         t = (index.double() * _GOLDEN % 1 * self.process.num_steps).long()
         eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
         losses = (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
-        self.log("val/loss", losses.mean(), batch_size=len(images), prog_bar=True, sync_dist=True)
+        self.log("val/loss", losses.mean(), batch_size=len(images), sync_dist=True)
         bins = t * len(self.losses) // self.process.num_steps
         for i, metric in enumerate(self.losses):
             metric.update(losses, weight=(bins == i).float())
@@ -125,9 +127,9 @@ class DiffusionModule(lightning.LightningModule):
     ) -> None:
         """Clip as asked, the global norm by default. Lightning's hook refuses fused optimizers in mixed precision."""
         if gradient_clip_val and gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
+            nn.utils.clip_grad_value_(self._weights, gradient_clip_val)
         elif gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
+            nn.utils.clip_grad_norm_(self._weights, gradient_clip_val)
 
     def configure_optimizers(self) -> dict:
         recipe = self.recipe
@@ -147,6 +149,10 @@ class DiffusionModule(lightning.LightningModule):
         if self.recipe.decay == "constant":
             return rise
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self._steps)))
+
+    @cached_property
+    def _weights(self) -> list[nn.Parameter]:
+        return list(self.net.parameters())
 
     @cached_property
     def _steps(self) -> int:
