@@ -1,5 +1,7 @@
 """Every option of every group composes and instantiates."""
 
+import dataclasses
+
 import pytest
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
@@ -52,3 +54,25 @@ def test_the_users_own_cell_is_always_one_of_the_cells(process, composed):
 def test_a_model_takes_its_image_form_from_the_data_set(composed):
     config = composed("dataset=cifar10")
     assert (config.model.image_size, config.model.channels) == (32, 3)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_long", "cifar10_plain"])
+def test_the_cifar10_experiments_train_the_papers_network_on_either_form_of_the_data(name, composed):
+    config = composed(f"experiment={name}")
+    assert (config.dataset.source, config.model.base, config.model.image_size, config.model.channels) == (
+        "CIFAR10", 128, 32, 3,
+    )  # fmt: skip
+    jpegs = composed(f"experiment={name}", "dataset=folder", "dataset.name=cifar10", "dataset.root=cifar")
+    assert jpegs.dataset._target_ == "skipstone.data.folder"
+    assert (jpegs.dataset.name, jpegs.dataset.image_size, jpegs.dataset.channels) == ("cifar10", 32, 3)
+    assert (jpegs.model, jpegs.training, jpegs.trainer) == (config.model, config.training, config.trainer)
+
+
+def test_the_long_experiment_has_the_papers_settings_and_the_plain_one_the_issues(composed):
+    """Ho et al. 2020, appendix B: 800k steps, batch 128, 2e-4, 5,000 steps of warm-up, average 0.9999, dropout 0.1."""
+    long, plain = composed("experiment=cifar10_long"), composed("experiment=cifar10_plain")
+    assert (long.trainer.max_steps, long.model.dropout) == (800_000, 0.1)
+    recipe = Recipe(**long.training)
+    assert recipe == Recipe(128, 2e-4, 5000, "constant", 0.0, 0.9999)
+    assert Recipe(**plain.training) == dataclasses.replace(recipe, warmup=0, ema_decay=0.9995)
+    assert plain.trainer.max_steps * plain.training.batch_size == 1_280_000

@@ -1,5 +1,6 @@
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from skipstone.data import to_bytes, to_unit
 from skipstone.data.images import fit, split
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+folder_module = sys.modules["skipstone.data.folder"]  # the package shows the function under this name
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the archives of ../shared/data are not here")
 
 
@@ -136,9 +138,40 @@ def test_a_folders_order_does_not_depend_on_the_file_system(tmp_path, monkeypatc
     for name in ("b", "a", "c", "d"):
         save(tmp_path / f"{name}.png", color=(ord(name), 0, 0))
     expected = read_folder(tmp_path).fingerprint
-    listed = Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda *arguments: reversed(list(listed(*arguments))))
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: [(folder, [], names[::-1]) for folder, _, names in walk(top)][::-1])
     assert read_folder(tmp_path).fingerprint == expected
+
+
+def test_what_was_decoded_is_kept_until_a_file_changes(tmp_path, monkeypatch):
+    root, cache = tmp_path / "photos", tmp_path / "kept" / "here"
+    for i in range(150):
+        save(root / "ab"[i % 2] / f"{i}.png", color=(i, 0, 0))
+    first = read_folder(root, cache=str(cache))
+    assert first.fingerprint == read_folder(root).fingerprint
+    decoded = []
+    read_one = folder_module._read_one
+    monkeypatch.setattr(folder_module, "_read_one", lambda path, *form: decoded.append(path) or read_one(path, *form))
+    again = read_folder(root, cache=str(cache))
+    assert (again.fingerprint, decoded) == (first.fingerprint, [])
+    assert torch.equal(again.train_labels, first.train_labels)
+    assert read_folder(root, cache=str(cache), image_size=4).shape == (3, 4, 4)  # another form, another entry
+    save(root / "a" / "0.png", color=(255, 0, 0))
+    os.utime(root / "a" / "0.png", (1, 1))
+    assert read_folder(root, cache=str(cache)).fingerprint != first.fingerprint
+    for entry in cache.iterdir():
+        entry.write_bytes(b"damaged")
+    decoded.clear()
+    assert read_folder(root, cache=str(cache)).shape == (3, 8, 8)
+    assert len(decoded) == 150
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
+    for i in range(8):
+        save(tmp_path / "photos" / f"{i}.png", color=(i, 0, 0))
+    (tmp_path / "file").write_text("in the way")
+    assert len(read_folder(tmp_path / "photos", cache=str(tmp_path / "file")).train) == 6
+    assert "could not be kept" in caplog.text
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
