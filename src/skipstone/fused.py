@@ -164,7 +164,7 @@ def _beside(h: Stream, skip: Stream) -> Tensor | None:
 def doubled(weight: Tensor) -> Tensor:
     """The 4×4 kernel whose transposed convolution of stride 2 repeats every pixel and then convolves with `weight`.
 
-    Along one axis, an even pixel sees x[i − 1] by w0 and x[i] by w1 + w2, an odd one x[i] by w0 + w1 and x[i + 1] by w2.
+    Along an axis, an even pixel sees x[i − 1] by w0 and x[i] by w1 + w2, an odd one x[i] by w0 + w1 and x[i + 1] by w2.
     weight: [C_out, C_in, 3, 3].  Returns [C_in, C_out, 4, 4].
     """
     for axis in (-2, -1):
@@ -174,7 +174,7 @@ def doubled(weight: Tensor) -> Tensor:
 
 
 def predict(net: UNet, x: Tensor, t: Tensor) -> Tensor:
-    """eps = net(x, t), differentiable: x float32 [N, C, H, W], t int64 [N]; eps float32. Under autocast in its dtype."""
+    """eps = net(x, t), differentiable, in the dtype of autocast. x, eps: float32 [N, C, H, W]; t: int64 [N]."""
     embedding = F.silu(net.time(timestep_embedding(t, net.base).to(x.dtype)))
     return net.read(forward(net, x, lambda block: (block.time(embedding) + block.conv1.bias, None)), x, t)
 
@@ -183,11 +183,10 @@ class Sampler(nn.Module):
     """eps = Sampler(net, T)(x, t): a network in eval mode, its weights cast once and its time embedding tabled.
 
     net: a UNet on a GPU, whose weights are copied: `refresh` after they have changed.  num_steps: T.
-    x: float32 [N, C, H, W], t: int64 [N]; eps is float32. It never waits for the device, so that the engine may record
-    its steps once and replay them.
+    x: float32 [N, C, H, W], t: int64 [N]; eps is float32.
     """
 
-    capturable = True
+    recordable = True  # see engine.slots
 
     def __init__(self, net: UNet, num_steps: int, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
@@ -199,7 +198,9 @@ class Sampler(nn.Module):
         self._blocks = [name for name, module in net.named_modules() if isinstance(module, ResBlock)]
         widths = [net.get_submodule(name).conv1.out_channels for name in self._blocks]
         self.register_buffer("table", torch.empty(num_steps, sum(widths), device=net.conv_in.weight.device))
-        self._columns = {self.net.get_submodule(name): columns for name, columns in zip(self._blocks, _spans(widths))}
+        self._columns = {
+            self.net.get_submodule(name): columns for name, columns in zip(self._blocks, _spans(widths), strict=True)
+        }
         self.refresh(net)
 
     @torch.no_grad()

@@ -34,7 +34,9 @@ class _Tiling:
         padded = triton.next_power_of_2(pixels)
         width = triton.next_power_of_2(channels // groups)
         share = 1
-        while share < groups and groups % (2 * share) == 0 and padded * width * share * 2 <= most and width * share < 64:
+        while (
+            share < groups and groups % (2 * share) == 0 and padded * width * share * 2 <= most and width * share < 64
+        ):
             share *= 2
         warps = min(max(padded * width * share // (32 * _A_THREAD), 1), 16)
         return cls(padded, share, width, warps)

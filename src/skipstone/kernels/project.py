@@ -53,9 +53,7 @@ def _matrix(x: Tensor) -> Tensor:
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, residual: Tensor, a: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, residual: Tensor, a: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
         residual = residual.contiguous(memory_format=torch.channels_last)
         left, right = _matrix(a), None if skip is None else _matrix(skip)
         weight = weight.contiguous()

@@ -10,7 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK = 1024
-_WRAP = 2**64
 
 
 @triton.jit
@@ -75,10 +74,7 @@ def normal(
 
 
 def _address(seed: int | Tensor, step: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
-    if not isinstance(seed, Tensor):
-        seed %= _WRAP
-        seed -= _WRAP if seed >= _WRAP // 2 else 0  # the same 64 bits, with a sign
-    return seed, step
+    return seed if isinstance(seed, Tensor) else (seed + 2**63) % 2**64 - 2**63, step
 
 
 def _flags(seed: int | Tensor, stream: int, step: int | Tensor) -> dict:

@@ -52,7 +52,7 @@ def _matrix(weight: Tensor, width: int) -> Tensor:
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        n, c_in, height, width = x.shape
+        n, _, height, width = x.shape
         channels = len(weight)
         columns = triton.next_power_of_2(9 * channels)
         pixels = x.permute(0, 2, 3, 1).contiguous().flatten(0, 2)
