@@ -88,7 +88,7 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and not isinstance(value, bool):
             raise _refusal(key, value, "true or false")
-    for key in ("trainer.compile", "compile", "metrics.classifier", "evaluation.grid"):
+    for key in ("trainer.compile", "compile", "trainer.kernels", "kernels", "metrics.classifier", "evaluation.grid"):
         value = OmegaConf.select(config, key, default="auto")
         if value not in ("auto", True, False):
             raise _refusal(key, value, "auto, true or false")

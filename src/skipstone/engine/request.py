@@ -1,4 +1,4 @@
-"""What a caller asks of the engine, made definite: how many samples of which shape, in what batches, from what start."""
+"""What a caller asks of the engine, made definite: how many samples of which shape, in what batches, from where."""
 
 import torch
 from torch import Tensor

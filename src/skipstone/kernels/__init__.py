@@ -5,6 +5,8 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
+LARGEST = 128  # side of the pictures that the norm can hold
+
 
 @cache
 def there() -> bool:

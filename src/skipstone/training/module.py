@@ -55,7 +55,7 @@ class DiffusionModule(lightning.LightningModule):
     """Trains an ε-predictor: minimises E ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14).
 
     net: eps = net(x_t, t).  flip: mirror half of the training images.  compiled: compile the network in the process
-    that trains it.  bins: into how many ranges of t the validation loss is told apart.
+    that trains it.  kernels: train a UNet with our own kernels instead.  bins: into how many ranges of t the validation loss is told apart.
     """
 
     def __init__(
@@ -66,16 +66,26 @@ class DiffusionModule(lightning.LightningModule):
         seed: int,
         flip: bool,
         compiled: bool = False,
+        kernels: bool = False,
         bins: int = 10,
     ) -> None:
         super().__init__()
         self.net, self.process, self.recipe = net, process, recipe
         self.seed, self.flip, self.compiled = seed, flip, compiled
+        self.kernels = kernels
         self.losses = nn.ModuleList(MeanMetric() for _ in range(min(bins, process.num_steps)))
 
     def on_fit_start(self) -> None:
-        if self.compiled:
+        if self.compiled and not self.kernels:
             self.net.compile()  # in place: names in the state dict stay
+
+    def predict(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """eps of the network, the way it is trained here."""
+        if not self.kernels:
+            return self.net(x_t, t)
+        from skipstone import fused  # imports Triton
+
+        return fused.predict(self.net, x_t, t)
 
     def training_step(self, images: Tensor, step: int) -> Tensor:
         """One step on this device's share of the global batch. images: uint8 [N, C, H, W]."""
@@ -95,7 +105,7 @@ class DiffusionModule(lightning.LightningModule):
         eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
         # dropout has no other handle
         torch.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step * ranks + rank))
-        return (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
+        return (self.predict(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
 
     def validation_step(self, images: Tensor, batch_index: int) -> None:
         """Held-out losses at fixed (t, ε), the same at every validation, spread evenly over t and told apart by t."""
@@ -105,7 +115,7 @@ class DiffusionModule(lightning.LightningModule):
         x0 = to_unit(images)
         t = (index.double() * _GOLDEN % 1 * self.process.num_steps).long()
         eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
-        losses = (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
+        losses = (self.predict(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
         self.log("val/loss", losses.mean(), batch_size=len(images), prog_bar=True, sync_dist=True)
         bins = t * len(self.losses) // self.process.num_steps
         for i, metric in enumerate(self.losses):
