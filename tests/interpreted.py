@@ -13,6 +13,7 @@ from skipstone.kernels import random
 from skipstone.kernels.norm import group_norm
 from skipstone.kernels.project import project
 from skipstone.kernels.taps import convolve_to_few
+from skipstone.kernels.total import total
 from skipstone.philox import Stream
 
 
@@ -55,9 +56,12 @@ def norms():
         y = F.silu(norm(r)) if silu else norm(r)
         inputs = [v for v in (x, other, added, by, norm.weight, norm.bias) if v is not None]
         report(f"norm-{c}-{skip}-{side}-{add}-{shift}", ours if add else (ours,), (y, r) if add else (y,), inputs)
-    table, rows = torch.randn(9, 40)[:, 8:24], torch.tensor([7, 0])
+    table, rows = torch.randn(9, 40)[:, 8:24], torch.tensor([7])
     x, norm = images(2, 16, 8), torch.nn.GroupNorm(4, 16)
-    ours, plain = group_norm(x, norm, shift=table, rows=rows), group_norm(x, norm, shift=table[rows])
+    ours, plain = (
+        group_norm(x, norm, shift=table, rows=rows.expand(2)),
+        group_norm(x, norm, shift=table[rows.expand(2)]),
+    )
     print("norm-rows", (ours - plain).abs().max().item())
 
 
@@ -87,6 +91,8 @@ def products():
         report("project", (project(residual, a, part, bias, other),), (reference,), inputs)
     x, weight, bias = images(2, 12, 6), torch.randn(3, 12, 3, 3, requires_grad=True), torch.randn(3, requires_grad=True)
     report("taps", (convolve_to_few(x, weight, bias),), (F.conv2d(x, weight, bias, padding=1),), [x, weight, bias])
+    x, add, bias = images(2, 12, 5), images(2, 12, 5), torch.randn(12, requires_grad=True)
+    report("total", (total(x, add, bias),), (x + add + bias[:, None, None],), [x, add, bias])
     weight, x = torch.randn(7, 12, 3, 3), images(2, 12, 5).detach()
     ours = F.conv_transpose2d(x, fused.doubled(weight), stride=2, padding=1)
     reference = F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1)
@@ -95,7 +101,9 @@ def products():
 
 def numbers():
     index = torch.tensor([0, 5, 2**31 + 3])
-    for seed, step in itertools.product((0, 2**63 + 12345, -4), (5, torch.tensor([3, 1, 999]))):
+    for seed, step in itertools.product(
+        (0, 2**63 + 12345, -4), (5, torch.tensor([3, 1, 999]), torch.tensor([4]).expand(3))
+    ):
         ours, plain = (source.words(seed, Stream.STEP, index, step, 101) for source in (random, philox))
         print("words", float(not torch.equal(ours, plain)))
         for shape in ((3, 8, 8), (1, 3, 3)):

@@ -1,4 +1,4 @@
-"""The kernels for a GPU against torch's own words: carried out by Triton's interpreter here, compiled where a GPU is."""
+"""The kernels for a GPU against torch's own words: by Triton's interpreter here, compiled where there is a GPU."""
 
 import subprocess
 import sys
@@ -6,8 +6,6 @@ import sys
 import pytest
 import torch
 from shell import ENVIRONMENT, ROOT
-
-from skipstone import engine, schedules, solvers
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

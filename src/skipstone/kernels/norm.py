@@ -200,6 +200,7 @@ class _GroupNorm(torch.autograd.Function):
         mean, rstd = torch.empty((2, n, groups) if train else (2, 0), device=x.device)
         if shift is not None and shift.stride(-1) != 1:
             shift = shift.contiguous()
+        rows = None if rows is None else rows.contiguous()
         stride = 0 if shift is None or shift.ndim == 1 else shift.stride(0)
         per_group = channels // groups
         _forward[groups // tiling.groups, n](

@@ -15,19 +15,22 @@ _BLOCK = 256
 
 
 @triton.jit
-def _gather(taps, bias, out, H, W, PIXELS, C: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _gather(
+    taps, bias, out, H, W, PIXELS, C: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
     """out[n, c, i, j] = bias[c] + Σ taps[n, i + a − 1, j + b − 1, (3 a + b) C + c]."""
-    n, c = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n = tl.program_id(1).to(tl.int64)
+    pixel = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
+    c = tl.arange(0, LANES)[None, :]
     i, j = pixel // W, pixel % W
-    total = tl.zeros((BLOCK,), tl.float32) + tl.load(bias + c).to(tl.float32)
+    total = tl.zeros((BLOCK, LANES), tl.float32) + tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)
     for a in tl.static_range(3):
         for b in tl.static_range(3):
             y, x = i + a - 1, j + b - 1
-            inside = (pixel < PIXELS) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+            inside = (pixel < PIXELS) & (y >= 0) & (y < H) & (x >= 0) & (x < W) & (c < C)
             at = (n * PIXELS + y * W + x) * WIDTH + (3 * a + b) * C + c
             total += tl.load(taps + at, mask=inside, other=0.0)
-    tl.store(out + (n * C + c) * PIXELS + pixel, total, mask=pixel < PIXELS)
+    tl.store(out + (n * C + c) * PIXELS + pixel, total, mask=(pixel < PIXELS) & (c < C))
 
 
 @triton.jit
@@ -59,8 +62,11 @@ class _Convolve(torch.autograd.Function):
         matrix = _matrix(weight, columns).to(x.dtype)
         taps = _product(pixels, matrix.T)
         out = torch.empty((n, channels, height, width), device=x.device)
-        grid = (triton.cdiv(height * width, _BLOCK), n, channels)
-        _gather[grid](taps, bias, out, height, width, height * width, C=channels, WIDTH=columns, BLOCK=_BLOCK)
+        lanes, pixels_of = triton.next_power_of_2(channels), height * width
+        grid = (triton.cdiv(pixels_of, _BLOCK), n)
+        _gather[grid](
+            taps, bias, out, height, width, pixels_of, C=channels, LANES=lanes, WIDTH=columns, BLOCK=_BLOCK
+        )  # fmt: skip
         ctx.save_for_backward(pixels, matrix)
         ctx.shape = n, channels, height, width
         return out

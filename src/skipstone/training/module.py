@@ -55,7 +55,8 @@ class DiffusionModule(lightning.LightningModule):
     """Trains an ε-predictor: minimises E ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14).
 
     net: eps = net(x_t, t).  flip: mirror half of the training images.  compiled: compile the network in the process
-    that trains it.  kernels: train a UNet with our own kernels instead.  bins: into how many ranges of t the validation loss is told apart.
+    that trains it.  kernels: train a UNet with our own kernels instead.  bins: into how many ranges of t the
+    validation loss is told apart.
     """
 
     def __init__(
