@@ -69,7 +69,8 @@ def dropout():
     """The mask is the same forwards and backwards, another for another seed, and keeps what it should."""
     norm, x = torch.nn.GroupNorm(4, 16), images(4, 16, 8)
     whole, y, again, other = (
-        group_norm(x, norm, dropout=p, seed=seed) for p, seed in ((0.0, 0), (0.25, 5), (0.25, 5), (0.25, 6))
+        group_norm(x, norm, dropout=p, seed=torch.tensor([seed]))
+        for p, seed in ((0.0, 0), (0.25, 5), (0.25, 5), (0.25, 6))
     )
     kept = y != 0
     print("dropout-scale", ((y - whole / 0.75) * kept).abs().max().item())
@@ -83,12 +84,12 @@ def dropout():
 
 def products():
     residual, a, skip = images(2, 24, 5), images(2, 16, 5), images(2, 40, 5)
-    weight, bias = torch.randn(24, 56, requires_grad=True), torch.randn(24, requires_grad=True)
+    weight = torch.randn(24, 56, requires_grad=True)
     for other, part in ((None, weight[:, :16]), (skip, weight)):
         x = a if other is None else torch.cat([a, other], 1)
-        reference = residual + F.conv2d(x, part[:, :, None, None], bias)
-        inputs = [residual, a, weight, bias, *([] if other is None else [other])]
-        report("project", (project(residual, a, part, bias, other),), (reference,), inputs)
+        reference = residual + F.conv2d(x, part[:, :, None, None])
+        inputs = [residual, a, weight, *([] if other is None else [other])]
+        report("project", (project(residual, a, part, other),), (reference,), inputs)
     x, weight, bias = images(2, 12, 6), torch.randn(3, 12, 3, 3, requires_grad=True), torch.randn(3, requires_grad=True)
     report("taps", (convolve_to_few(x, weight, bias),), (F.conv2d(x, weight, bias, padding=1),), [x, weight, bias])
     x, add, bias = images(2, 12, 5), images(2, 12, 5), torch.randn(12, requires_grad=True)

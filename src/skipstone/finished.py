@@ -60,12 +60,10 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
 
 
 def resolve_trainer(config: DictConfig) -> dict[str, Any]:
-    """The settings device, precision, compile, kernels and threads as hardware.resolve has them; threads take effect here."""
+    """What config says of the device, precision, kernels and threads, as hardware.resolve has it; threads take effect."""
     hardware.use_threads(config.threads)
     one = {"accelerator": config.device, "devices": 1, "strategy": "auto"}
-    return hardware.resolve(
-        {**one, "precision": config.precision, "compile": config.compile, "kernels": config.kernels}
-    )
+    return hardware.resolve({**one, **{name: config[name] for name in ("precision", "compile", "kernels")}})
 
 
 def require_training_data(model: Finished, images: ImageSet) -> None:

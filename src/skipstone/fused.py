@@ -10,7 +10,7 @@ stream; upsampling and the convolution after it are one transposed convolution, 
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from skipstone import kernels
 from skipstone.kernels.norm import group_norm
 from skipstone.kernels.project import project
 from skipstone.kernels.taps import convolve_to_few
@@ -51,11 +52,13 @@ class Evaluation:
 
     shift: of a block, what is added to the output of conv1, as group_norm's shift and rows.
     keep: a module, a word and what makes a tensor from weights alone; returns the tensor, made now or before.
+    masks: for each block in turn, which mask its dropout draws: int64 [1].
     """
 
     net: UNet
     shift: Callable[[ResBlock], tuple[Tensor, Tensor | None]]
     keep: Callable[[nn.Module, str, Callable[[], Tensor]], Tensor]
+    masks: Iterator[Tensor]
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output of the network's last layer, float32 [N, channels, H, W]. x: float32, of that shape."""
@@ -104,8 +107,8 @@ class Evaluation:
         y = F.conv2d(self.norm(block.norm1, h, skip), block.conv1.weight, padding=1)
         shift, rows = self.shift(block)
         p = block.dropout.p if block.training else 0.0
-        seed = int(torch.randint(2**31, ())) if p else 0
-        y = group_norm(y, block.norm2, shift=shift, rows=rows, dropout=p, seed=seed)
+        mask = next(self.masks) if p else None
+        y = group_norm(y, block.norm2, shift=shift, rows=rows, dropout=p, seed=mask)
         y = F.conv2d(y, block.conv2.weight, padding=1)
         if isinstance(block.shortcut, nn.Identity):
             return Stream(h.x, self.sum(block.conv2, h.bias, block.conv2.bias), add=y)
@@ -131,7 +134,7 @@ class Evaluation:
         if pending is not None:
             plain = bias
             bias = self.keep(conv, "through", lambda: plain + (weight * pending).sum(1))
-        return Stream(project(residual, h.x, weight.to(h.x.dtype), bias, None if skip is None else skip.x))
+        return Stream(project(residual, h.x, weight.to(h.x.dtype), None if skip is None else skip.x), bias)
 
     def downsample(self, conv: nn.Conv2d, h: Stream) -> Stream:
         """The padding on the right and bottom alone: by a row and a column of zeros on the kernel's top and left."""
@@ -178,15 +181,28 @@ def _rows_last(weight: Tensor) -> Tensor:
     return weight.contiguous(memory_format=torch.channels_last)
 
 
-def predict(net: UNet, x: Tensor, t: Tensor) -> Tensor:
-    """eps = net(x, t), differentiable, in the dtype of autocast. x, eps: float32 [N, C, H, W]; t: int64 [N]."""
+def predict(net: UNet, x: Tensor, t: Tensor, masks: Tensor | None = None) -> Tensor:
+    """eps = net(x, t), differentiable, in the dtype of autocast. x, eps: float32 [N, C, H, W]; t: int64 [N].
+
+    masks: int64 [residual blocks] from which dropout draws, where the network is in training mode and has any.
+    """
     embedding = F.silu(net.time(timestep_embedding(t, net.base).to(x.dtype)))
     evaluate = Evaluation(
         net,
         shift=lambda block: (block.time(embedding) + block.conv1.bias, None),
         keep=lambda module, word, make: make(),
+        masks=iter(() if masks is None else masks.split(1)),
     )
     return net.read(evaluate(x), x, t)
+
+
+def compile_ahead(net: UNet, masks: Tensor | None) -> None:
+    """Compile the kernels of `predict` and of its gradients, as they are needed under this autocast."""
+    device = net.conv_in.weight.device
+    x = torch.zeros(1, net.channels, net.image_size, net.image_size, device=device)
+    with kernels.compiled_ahead(x.device):
+        eps = predict(net, x, torch.zeros(1, dtype=torch.int64, device=device), masks)
+        torch.autograd.grad(eps.sum(), list(net.parameters()))
 
 
 class Sampler(nn.Module):
@@ -211,6 +227,9 @@ class Sampler(nn.Module):
         self._columns = dict(zip(own, _spans(widths), strict=True))
         self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Callable[[], Tensor]]] = {}
         self.refresh(net)
+        x = torch.zeros(1, net.channels, net.image_size, net.image_size, device=self.table.device)
+        with kernels.compiled_ahead(x.device):
+            self(x, torch.zeros(1, dtype=torch.int64, device=x.device))
 
     @torch.no_grad()
     def refresh(self, net: UNet) -> None:
@@ -226,7 +245,7 @@ class Sampler(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        evaluate = Evaluation(self.net, lambda block: (self.table[:, self._columns[block]], t), self._keep)
+        evaluate = Evaluation(self.net, lambda block: (self.table[:, self._columns[block]], t), self._keep, iter(()))
         with torch.autocast(x.device.type, enabled=False):
             return self.net.read(evaluate(x), x, t)
 

@@ -65,7 +65,7 @@ def words(seed: int | Tensor, stream: Stream, index: Tensor, step: int | Tensor,
     """Random 32-bit words.
 
     seed: any int, its low 64 bits are the key; or int64 [1] with them, on the device of `index`. index: int64 [N],
-    which sample (0 … 2^32−1). step: int or int64 [N], which step of it. count: how many words each sample gets.
+    which sample (0 … 2^32−1). step: int or int64 [N] or [1], which step of it. count: how many words each sample gets.
     Returns int64 [N, count] in 0 … 2^32−1.
     """
     if kernels.usable(index):

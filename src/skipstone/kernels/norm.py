@@ -16,8 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TILE = 32768  # numbers that a program of the forward pass holds; the backward pass holds two tiles of half of that
-_A_THREAD = 64  # of them
+from skipstone.kernels import launch
+
+# Numbers that a program holds of its input, and a thread of them: as measured (docs/performance.md)
+_PLAIN, _ADDED, _BACKWARD = (16384, 64), (32768, 64), (16384, 32)
+_LANES = 32  # channels of a program, beyond which it would only be longer
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,14 @@ class _Tiling:
     warps: int
 
     @classmethod
-    def of(cls, pixels: int, channels: int, groups: int, most: int) -> "_Tiling":
+    def of(cls, pixels: int, channels: int, groups: int, limits: tuple[int, int]) -> "_Tiling":
+        most, a_thread = limits
         padded = triton.next_power_of_2(pixels)
         width = triton.next_power_of_2(channels // groups)
         share = 1
-        while (
-            share < groups and groups % (2 * share) == 0 and padded * width * share * 2 <= most and width * share < 64
-        ):
+        while groups % (2 * share) == 0 and 2 * share * width <= _LANES and 2 * share * width * padded <= most:
             share *= 2
-        warps = min(max(padded * width * share // (32 * _A_THREAD), 1), 16)
+        warps = min(max(padded * width * share // (32 * a_thread), 1), 16)
         return cls(padded, share, width, warps)
 
 
@@ -85,7 +87,7 @@ def _write(x, skip, values, n, pixel, channel, there, PIXELS, C1: tl.constexpr, 
         tl.store(skip + (n * PIXELS + pixel) * C2 + (channel - C1), values, mask=there & (channel >= C1))
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def _forward(
     x, skip, add, shift, rows, weight, bias, y, r, mean_out, rstd_out, seed,
     PIXELS, shift_stride,
@@ -127,11 +129,11 @@ def _forward(
         z = z * tl.sigmoid(z)
     at = (n * PIXELS + pixel) * C + channel[None, :]
     if P > 0:
-        z = tl.where(tl.rand(seed, at) < P, 0.0, z / (1 - P))
+        z = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, z / (1 - P))
     tl.store(y + at, z.to(y.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def _backward(
     dy, dr, x, skip, shift, weight, bias, mean_in, rstd_in, dx, dskip, dweight, dbias, dshift, seed,
     PIXELS, shift_stride,
@@ -157,7 +159,7 @@ def _backward(
 
     dz = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
     if P > 0:
-        dz = tl.where(tl.rand(seed, at) < P, 0.0, dz / (1 - P))
+        dz = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, dz / (1 - P))
     if SILU:
         z = normed * w[None, :] + tl.load(bias + channel, mask=real, other=0.0)[None, :]
         s = tl.sigmoid(z)
@@ -187,13 +189,13 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, skip: Tensor | None, add: Tensor | None, shift: Tensor | None, weight: Tensor,
-        bias: Tensor, rows: Tensor | None, groups: int, eps: float, silu: bool, dropout: float, seed: int,
+        bias: Tensor, rows: Tensor | None, groups: int, eps: float, silu: bool, dropout: float, seed: Tensor | None,
     ) -> tuple[Tensor, Tensor] | Tensor:  # fmt: skip
         x, skip, add = (None if v is None else _rows_of(v) for v in (x, skip, add))
         n, c1, height, width = x.shape
         c2 = 0 if skip is None else skip.shape[1]
         channels, pixels = c1 + c2, height * width
-        tiling = _Tiling.of(pixels, channels, groups, _TILE)
+        tiling = _Tiling.of(pixels, channels, groups, _PLAIN if add is None else _ADDED)
         y = torch.empty((n, channels, height, width), device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
         r = x if add is None else torch.empty_like(x)
         train = any(ctx.needs_input_grad)
@@ -203,7 +205,7 @@ class _GroupNorm(torch.autograd.Function):
         rows = None if rows is None else rows.contiguous()
         stride = 0 if shift is None or shift.ndim == 1 else shift.stride(0)
         per_group = channels // groups
-        _forward[groups // tiling.groups, n](
+        launch(_forward, (groups // tiling.groups, n),
             x, skip, add, shift, rows, weight, bias, y, r, mean, rstd, seed, pixels, stride,
             C1=c1, C2=c2, GROUP=per_group, EPS=eps, SILU=silu, P=dropout,
             ADD=add is not None, SHIFT=shift is not None, ROWS=rows is not None, KEEP=add is not None, STATS=train,
@@ -212,37 +214,39 @@ class _GroupNorm(torch.autograd.Function):
         )  # fmt: skip
         if train:
             # where r was kept, the shift is in it
-            ctx.save_for_backward(r, skip, shift if add is None else None, weight, bias, mean, rstd)
-            ctx.settings = groups, silu, dropout, seed, stride if add is None else 0
-            ctx.added, ctx.shifted = add is not None, None if shift is None else (shift.ndim, shift.dtype)
+            ctx.save_for_backward(r, skip, shift if add is None else None, weight, bias, mean, rstd, seed)
+            ctx.settings = groups, silu, dropout, stride if add is None else 0
+            ctx.added, ctx.shifted = add is not None, None if shift is None else shift.ndim
         ctx.set_materialize_grads(False)
         return y if add is None else (y, r)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dr: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        r, skip, shift, weight, bias, mean, rstd = ctx.saved_tensors
-        groups, silu, dropout, seed, stride = ctx.settings
+        r, skip, shift, weight, bias, mean, rstd, seed = ctx.saved_tensors
+        groups, silu, dropout, stride = ctx.settings
         dy = _rows_of(dy)
         dr = None if dr is None else _rows_of(dr)
         n, c1, height, width = r.shape
         channels, pixels = dy.shape[1], height * width
-        tiling = _Tiling.of(pixels, channels, groups, _TILE // 2)
+        tiling = _Tiling.of(pixels, channels, groups, _BACKWARD)
         dx, dskip = torch.empty_like(r), None if skip is None else torch.empty_like(skip)
-        dweight, dbias, dshift = torch.empty((3, n, channels), device=r.device)
+        sums = torch.empty((3, n, channels), device=r.device)
         per_group = channels // groups
-        _backward[groups // tiling.groups, n](
-            dy, dr, r, skip, shift, weight, bias, mean, rstd, dx, dskip, dweight, dbias, dshift, seed, pixels, stride,
+        launch(_backward, (groups // tiling.groups, n),
+            dy, dr, r, skip, shift, weight, bias, mean, rstd, dx, dskip, *sums, seed, pixels, stride,
             C1=c1, C2=channels - c1, GROUP=per_group, SILU=silu, P=dropout,
             SHIFT=shift is not None, DSHIFT=ctx.shifted is not None, DR=dr is not None,
             WHOLE=c1 % (tiling.groups * per_group) == 0,
             PADDED=tiling.pixels, GROUPS=tiling.groups, WIDTH=tiling.width, num_warps=tiling.warps,
         )  # fmt: skip
-        if ctx.shifted is not None:
-            ndim, dtype = ctx.shifted
-            dshift = (dshift if ndim == 2 else dshift.sum(0)).to(dtype)
+        # over the samples; a shift of each sample keeps its own
+        dshift = None if ctx.shifted is None else sums[2]
+        if ctx.shifted == 1:
+            dweight, dbias, dshift = sums.sum(1)
+        else:
+            dweight, dbias = sums[:2].sum(1)
         return (
-            dx, dskip, dx if ctx.added else None, dshift if ctx.shifted else None, dweight.sum(0), dbias.sum(0),
-            None, None, None, None, None, None,
+            dx, dskip, dx if ctx.added else None, dshift, dweight, dbias, None, None, None, None, None, None,
         )  # fmt: skip
 
 
@@ -256,13 +260,13 @@ def group_norm(
     rows: Tensor | None = None,
     silu: bool = True,
     dropout: float = 0.0,
-    seed: int = 0,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | Tensor:
     """y = dropout(silu(norm(r))) with r = x + add + shift, differentiable. Returns y, or (y, r) where `add` is given.
 
     x: float [N, C1, H, W], read and written channels_last.  skip: [N, C2, H, W], concatenated behind x for the norm.
     add: like x.  shift: float [C], [N, C], or with `rows` (int64 [N]) a table whose row rows[n] is sample n's.
-    silu: whether SiLU follows.  dropout: its probability, drawn by `seed`; 0 for none.
+    silu: whether SiLU follows.  dropout: its probability, 0 for none.  seed: int64 [1], its draw's.
     Does not differentiate through a table with rows. Needs a GPU, or Triton's interpreter.
     """
     return _GroupNorm.apply(

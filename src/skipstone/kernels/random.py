@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from skipstone.kernels import launch
+
 _BLOCK = 1024
 
 
@@ -55,10 +57,10 @@ def _normal(key, step, index, out, SIZE, PAIRS, STREAM: tl.constexpr, KEYS: tl.c
 
 def words(seed: int | Tensor, stream: int, index: Tensor, step: int | Tensor, count: int) -> Tensor:
     """As `philox.words`. seed: an int, or int64 [1] on the device."""
-    index, step = _plain(index), _plain(step)
+    index, step = index.contiguous(), _each(step, index)
     out = torch.empty(len(index), count, dtype=torch.int64, device=index.device)
     grid = (triton.cdiv(count, _BLOCK), len(index))
-    _words[grid](*_address(seed, step), index, out, count, **_flags(seed, stream, step))
+    launch(_words, grid, *_address(seed, step), index, out, count, **_flags(seed, stream, step))
     return out
 
 
@@ -66,18 +68,18 @@ def normal(
     seed: int | Tensor, stream: int, index: Tensor, shape: tuple[int, ...], step: int | Tensor, dtype: torch.dtype
 ) -> Tensor:
     """As `philox.normal`. seed: an int, or int64 [1] on the device."""
-    index, step = _plain(index), _plain(step)
+    index, step = index.contiguous(), _each(step, index)
     out = torch.empty(len(index), *shape, dtype=dtype, device=index.device)
     size = math.prod(shape)
     pairs = math.ceil(size / 2)
     grid = (triton.cdiv(pairs, _BLOCK), len(index))
-    _normal[grid](*_address(seed, step), index, out, size, pairs, **_flags(seed, stream, step))
+    launch(_normal, grid, *_address(seed, step), index, out, size, pairs, **_flags(seed, stream, step))
     return out
 
 
-def _plain(numbers: int | Tensor) -> int | Tensor:
-    """In memory one after the other, which an expanded tensor's are not."""
-    return numbers.contiguous() if isinstance(numbers, Tensor) else numbers
+def _each(step: int | Tensor, index: Tensor) -> int | Tensor:
+    """A tensor of steps with one for each sample in memory."""
+    return step.expand(len(index)).contiguous() if isinstance(step, Tensor) else step
 
 
 def _address(seed: int | Tensor, step: int | Tensor) -> tuple[int | Tensor, int | Tensor]:

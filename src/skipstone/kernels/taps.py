@@ -11,6 +11,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from skipstone.kernels import launch
+
 _BLOCK = 256
 
 
@@ -64,7 +66,7 @@ class _Convolve(torch.autograd.Function):
         out = torch.empty((n, channels, height, width), device=x.device)
         lanes, pixels_of = triton.next_power_of_2(channels), height * width
         grid = (triton.cdiv(pixels_of, _BLOCK), n)
-        _gather[grid](
+        launch(_gather, grid,
             taps, bias, out, height, width, pixels_of, C=channels, LANES=lanes, WIDTH=columns, BLOCK=_BLOCK
         )  # fmt: skip
         ctx.save_for_backward(pixels, matrix)
@@ -80,7 +82,7 @@ class _Convolve(torch.autograd.Function):
         dtaps = torch.empty((len(pixels), columns), device=grad.device, dtype=pixels.dtype)
         block = max(1, 4096 // columns)
         grid = (triton.cdiv(height * width, block), n)
-        _scatter[grid](grad, dtaps, height, width, height * width, C=channels, WIDTH=columns, BLOCK=block)
+        launch(_scatter, grid, grad, dtaps, height, width, height * width, C=channels, WIDTH=columns, BLOCK=block)
         dx = (dtaps @ matrix).view(n, height, width, -1).permute(0, 3, 1, 2)
         dweight = _product(dtaps.T, pixels)[: 9 * channels]
         return dx, dweight.view(3, 3, channels, -1).permute(2, 3, 0, 1), grad.sum((0, 2, 3))

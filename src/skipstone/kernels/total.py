@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from skipstone.kernels import launch
+
 _BLOCK = 4096
 
 
@@ -29,7 +31,7 @@ class _Total(torch.autograd.Function):
         out = torch.empty_like(x)
         grid = (triton.cdiv(x.numel(), _BLOCK),)
         flags = dict(BIAS=bias is not None, ADD=add is not None, BLOCK=_BLOCK)
-        _add[grid](x, add, bias, out, x.numel(), x.shape[1], **flags)
+        launch(_add, grid, x, add, bias, out, x.numel(), x.shape[1], **flags)
         ctx.given = add is not None, None if bias is None else bias.dtype
         return out
 
