@@ -60,7 +60,7 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
 
 
 def resolve_trainer(config: DictConfig) -> dict[str, Any]:
-    """What config says of the device, precision, kernels and threads, as hardware.resolve has it; threads take effect."""
+    """The settings device, precision, kernels and so on, as hardware.resolve has them; threads take effect here."""
     hardware.use_threads(config.threads)
     one = {"accelerator": config.device, "devices": 1, "strategy": "auto"}
     return hardware.resolve({**one, **{name: config[name] for name in ("precision", "compile", "kernels")}})
