@@ -64,27 +64,35 @@ def _over_group(values, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _read(x, skip, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2: tl.constexpr, WHOLE: tl.constexpr, first):
-    """A tile of [x, skip] along the channels; WHOLE: no program's channels lie in both."""
+def _read(x, skip, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2: tl.constexpr, first, end):
+    """A tile of [x, skip] along the channels first … end − 1, which few programs have in both."""
+    at_x, at_skip = (n * PIXELS + pixel) * C1 + channel, (n * PIXELS + pixel) * C2 + channel - C1
     if C2 == 0:
-        tile = tl.load(x + (n * PIXELS + pixel) * C1 + channel, mask=there, other=0.0)
-    elif WHOLE:
-        if first < C1:
-            tile = tl.load(x + (n * PIXELS + pixel) * C1 + channel, mask=there, other=0.0)
-        else:
-            tile = tl.load(skip + (n * PIXELS + pixel) * C2 + (channel - C1), mask=there, other=0.0)
+        tile = tl.load(x + at_x, mask=there, other=0.0)
+    elif end <= C1:
+        tile = tl.load(x + at_x, mask=there, other=0.0)
+    elif first >= C1:
+        tile = tl.load(skip + at_skip, mask=there, other=0.0)
     else:
-        left = tl.load(x + (n * PIXELS + pixel) * C1 + channel, mask=there & (channel < C1), other=0.0)
-        right = tl.load(skip + (n * PIXELS + pixel) * C2 + (channel - C1), mask=there & (channel >= C1), other=0.0)
+        left = tl.load(x + at_x, mask=there & (channel < C1), other=0.0)
+        right = tl.load(skip + at_skip, mask=there & (channel >= C1), other=0.0)
         tile = tl.where(channel < C1, left, right)
     return tile
 
 
 @triton.jit
-def _write(x, skip, values, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2: tl.constexpr):
-    tl.store(x + (n * PIXELS + pixel) * C1 + channel, values, mask=there & (channel < C1))
-    if C2 > 0:
-        tl.store(skip + (n * PIXELS + pixel) * C2 + (channel - C1), values, mask=there & (channel >= C1))
+def _write(x, skip, tile, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2: tl.constexpr, first, end):
+    """The tile to where `_read` would find it."""
+    at_x, at_skip = (n * PIXELS + pixel) * C1 + channel, (n * PIXELS + pixel) * C2 + channel - C1
+    if C2 == 0:
+        tl.store(x + at_x, tile, mask=there)
+    elif end <= C1:
+        tl.store(x + at_x, tile, mask=there)
+    elif first >= C1:
+        tl.store(skip + at_skip, tile, mask=there)
+    else:
+        tl.store(x + at_x, tile, mask=there & (channel < C1))
+        tl.store(skip + at_skip, tile, mask=there & (channel >= C1))
 
 
 @triton.jit
@@ -93,16 +101,17 @@ def _forward(
     PIXELS, shift_stride,
     C1: tl.constexpr, C2: tl.constexpr, GROUP: tl.constexpr, EPS: tl.constexpr, SILU: tl.constexpr, P: tl.constexpr,
     ADD: tl.constexpr, SHIFT: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr, STATS: tl.constexpr,
-    WHOLE: tl.constexpr, PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
+    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = C1 + C2
     n = tl.program_id(1).to(tl.int64)
     first_group = tl.program_id(0) * GROUPS
+    first, end = first_group * GROUP, (first_group + GROUPS) * GROUP
     channel, real = _channels(first_group, GROUPS, WIDTH, GROUP)
     pixel = tl.arange(0, PADDED)[:, None]
     there = (pixel < PIXELS) & real[None, :]
 
-    v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, WHOLE, first_group * GROUP).to(tl.float32)
+    v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end).to(tl.float32)
     if ADD:
         v += tl.load(add + (n * PIXELS + pixel) * C + channel[None, :], mask=there, other=0.0).to(tl.float32)
     if SHIFT:
@@ -139,17 +148,18 @@ def _backward(
     PIXELS, shift_stride,
     C1: tl.constexpr, C2: tl.constexpr, GROUP: tl.constexpr, SILU: tl.constexpr, P: tl.constexpr,
     SHIFT: tl.constexpr, DSHIFT: tl.constexpr, DR: tl.constexpr,
-    WHOLE: tl.constexpr, PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
+    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = C1 + C2
     n = tl.program_id(1).to(tl.int64)
     first_group = tl.program_id(0) * GROUPS
+    first, end = first_group * GROUP, (first_group + GROUPS) * GROUP
     channel, real = _channels(first_group, GROUPS, WIDTH, GROUP)
     pixel = tl.arange(0, PADDED)[:, None]
     there = (pixel < PIXELS) & real[None, :]
     at = (n * PIXELS + pixel) * C + channel[None, :]
 
-    v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, WHOLE, first_group * GROUP).to(tl.float32)
+    v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end).to(tl.float32)
     if SHIFT:
         v += tl.load(shift + n * shift_stride + channel, mask=real, other=0.0).to(tl.float32)[None, :]
     group = n * (C // GROUP) + first_group + tl.arange(0, GROUPS * WIDTH) // WIDTH
@@ -177,7 +187,7 @@ def _backward(
         dv += tl.load(dr + at, mask=there, other=0.0).to(tl.float32)
     if DSHIFT:
         tl.store(dshift + n * C + channel, tl.sum(tl.where(there, dv, 0.0), axis=0), mask=real)
-    _write(dx, dskip, dv.to(dx.dtype.element_ty), n, pixel, channel[None, :], there, PIXELS, C1, C2)
+    _write(dx, dskip, dv.to(dx.dtype.element_ty), n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end)
 
 
 def _rows_of(x: Tensor) -> Tensor:
@@ -209,7 +219,6 @@ class _GroupNorm(torch.autograd.Function):
             x, skip, add, shift, rows, weight, bias, y, r, mean, rstd, seed, pixels, stride,
             C1=c1, C2=c2, GROUP=per_group, EPS=eps, SILU=silu, P=dropout,
             ADD=add is not None, SHIFT=shift is not None, ROWS=rows is not None, KEEP=add is not None, STATS=train,
-            WHOLE=c1 % (tiling.groups * per_group) == 0,
             PADDED=tiling.pixels, GROUPS=tiling.groups, WIDTH=tiling.width, num_warps=tiling.warps,
         )  # fmt: skip
         if train:
@@ -236,7 +245,6 @@ class _GroupNorm(torch.autograd.Function):
             dy, dr, r, skip, shift, weight, bias, mean, rstd, dx, dskip, *sums, seed, pixels, stride,
             C1=c1, C2=channels - c1, GROUP=per_group, SILU=silu, P=dropout,
             SHIFT=shift is not None, DSHIFT=ctx.shifted is not None, DR=dr is not None,
-            WHOLE=c1 % (tiling.groups * per_group) == 0,
             PADDED=tiling.pixels, GROUPS=tiling.groups, WIDTH=tiling.width, num_warps=tiling.warps,
         )  # fmt: skip
         # over the samples; a shift of each sample keeps its own

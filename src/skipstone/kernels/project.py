@@ -23,7 +23,7 @@ def _product(acc, a, weight, row, column, M, K: tl.constexpr, W_STRIDE: tl.const
             weight + column[None, :] * W_STRIDE + (OFFSET + k0 + k)[:, None],
             mask=(column < N)[None, :] & inner[:, None], other=0.0,
         )  # fmt: skip
-        acc = tl.dot(left, right, acc)
+        acc = tl.dot(left, right, acc, input_precision="ieee")  # float32 stays float32
     return acc
 
 

@@ -23,6 +23,7 @@ class Recording:
         self._step = torch.zeros(1, dtype=torch.int64, device=images.device)
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         # a weight's cast must be part of every replay, not of an earlier step's memory
+        torch.clear_autocast_cache()
         casts = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), False)
         with casts:
             aside = torch.cuda.Stream()
