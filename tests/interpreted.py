@@ -1,9 +1,10 @@
-"""Run as a program with TRITON_INTERPRET=1, which carries Triton's kernels out on the CPU, number by number.
+"""Run as a program: `cuda`, or `cpu` with TRITON_INTERPRET=1, which carries Triton's kernels out number by number.
 
 Prints one line a comparison: its name and how far apart the two sides are, relative to the second.
 """
 
 import itertools
+import sys
 
 import torch
 from torch.nn import functional as F
@@ -102,14 +103,15 @@ def products():
 
 def numbers():
     index = torch.tensor([0, 5, 2**31 + 3])
-    for seed, step in itertools.product(
-        (0, 2**63 + 12345, -4), (5, torch.tensor([3, 1, 999]), torch.tensor([4]).expand(3))
-    ):
-        ours, plain = (source.words(seed, Stream.STEP, index, step, 101) for source in (random, philox))
-        print("words", float(not torch.equal(ours, plain)))
+    for seed, step in itertools.product((0, 2**63 + 12345, -4), (5, torch.tensor([3, 1, 999]), torch.tensor([4]))):
+        plainly = (index.cpu(), step if isinstance(step, int) else step.cpu())  # on a GPU philox.py uses the kernel
+        ours = random.words(seed, Stream.STEP, index, step, 101)
+        plain = philox.words(seed, Stream.STEP, *plainly, 101)
+        print("words", float(not torch.equal(ours.cpu(), plain)))
         for shape in ((3, 8, 8), (1, 3, 3)):
-            asked = (seed, Stream.STEP, index, shape, step, torch.float64)
-            print("normal", (random.normal(*asked) - philox.normal(*asked)).abs().max().item())
+            ours = random.normal(seed, Stream.STEP, index, shape, step, torch.float64)
+            plain = philox.normal(seed, Stream.STEP, plainly[0], shape, plainly[1], torch.float64)
+            print("normal", (ours.cpu() - plain).abs().max().item())
     key = torch.tensor([philox.as_key(-4)])
     print("key", float(not torch.equal(random.words(key, 1, index, 3, 7), random.words(-4, 1, index, 3, 7))))
 
@@ -139,5 +141,7 @@ def networks():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    torch.set_default_device(sys.argv[1])
+    torch.backends.cudnn.allow_tf32 = False
     for part in (norms, dropout, products, numbers, networks):
         part()
