@@ -1,0 +1,72 @@
+"""The DDIM paper's tables from one finished model: python scripts/tables.py run=<key> dataset=cifar10
+
+A run that was cut off, or left parts out for its budget, goes on with out=<its folder>.
+"""
+
+import time
+
+import hydra
+from omegaconf import DictConfig
+
+from skipstone.command import CONF, main
+
+BEGAN = time.perf_counter()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="tables")
+def job(config: DictConfig) -> None:
+    """Writes results.json, results.csv (every cell), results.md (the page) and its pictures results-*.png."""
+    from pathlib import Path
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from skipstone import settings
+    from skipstone.finished import open_model, require_training_data, resolve_trainer
+    from skipstone.report import results
+    from skipstone.tables import Ledger, Tables, about, carry_out
+    from skipstone.training import hardware
+
+    def spent() -> float:
+        return time.perf_counter() - BEGAN
+
+    settings.check(config)
+    tried = results.read_tried(config.tried)
+    model = open_model(config, images=2, images_all_steps=2, images_back=1, batch_size=1)
+    baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))
+    trainer = resolve_trainer(config)
+    images = instantiate(config.dataset)
+    for net in filter(None, (model, baseline)):
+        require_training_data(net, images)
+    ledger = Ledger(Path(config.out), about.identity(config, model, baseline, images, trainer["precision"]))
+    before = {"start and data": spent()}
+    device = hardware.device(trainer)
+    proxies = instantiate(config.metrics)(
+        images=images, n=config.images, outputs=Path(config.paths.outputs), device=device
+    )
+    tables = Tables(config, model, images, proxies, trainer, baseline)
+    before["classifier and real features"] = spent() - sum(before.values())
+    machine = about.machine(trainer, device)
+    ledger.results |= {
+        "model": about.model_facts(model),
+        "baseline": None if baseline is None else about.model_facts(baseline),
+        "data": about.data_facts(config, images),
+        "classifier_accuracy": about.classifier_accuracy(proxies),
+        "machine": machine,
+        "command": about.command("tables", list(HydraConfig.get().overrides.task)),
+        "train_command": config.train_command,
+        "tried": tried,
+        "before": before,
+    }
+    ahead = [part for part in tables.parts if part.name not in ledger.parts]
+    if ahead:
+        with hardware.autocast(trainer):
+            before["compiling"], rate = tables.warm_up()
+            carry_out(ahead, ledger, rate=rate, budget=config.budget, spent=spent, device=machine["device"])
+    path = results.write(ledger, model.folder / "metrics.csv")
+    print(f"Look next at {path} ({spent():.0f} s after the start)")
+
+
+if __name__ == "__main__":
+    main(job)
