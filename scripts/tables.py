@@ -59,11 +59,20 @@ def job(config: DictConfig) -> None:
         "tried": tried,
         "before": before,
     }
-    ahead = [part for part in tables.parts if part.name not in ledger.parts]
+    ahead = ledger.missing(tables.parts)
     if ahead:
         with hardware.autocast(trainer):
             before["compiling"], rate = tables.warm_up()
-            carry_out(ahead, ledger, rate=rate, budget=config.budget, spent=spent, device=machine["device"])
+            carry_out(
+                ahead,
+                ledger,
+                rate=rate,
+                budget=config.budget,
+                spent=spent,
+                device=machine["device"],
+                entered=lambda: results.write_page(ledger),
+            )
+    ledger.save()
     path = results.write(ledger, model.folder / "metrics.csv")
     print(f"Look next at {path} ({spent():.0f} s after the start)")
 

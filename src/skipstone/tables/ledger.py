@@ -69,6 +69,10 @@ class Ledger:
         """Of all parts."""
         return [row for part in self.parts.values() for row in part["rows"]]
 
+    def missing(self, parts: Sequence[Part]) -> list[Part]:
+        """Those that are not done."""
+        return [part for part in parts if part.name not in self.parts]
+
     def add(self, part: Part, rows: list[dict[str, Any]], samples: dict[str, Tensor], **facts: Any) -> None:
         """Keep what a part gave."""
         rows = [{key: _plain(value) for key, value in row.items()} for row in rows]
@@ -78,8 +82,7 @@ class Ledger:
         }  # fmt: skip
         self.samples |= samples
         self.folder.mkdir(parents=True, exist_ok=True)
-        if samples:
-            runs.write_tensors(self.samples, self.folder / _SAMPLES)
+        runs.write_tensors(self.samples, self.folder / _SAMPLES)
         self.save()
 
     def save(self) -> None:
@@ -102,15 +105,19 @@ def carry_out(
     budget: float | None,
     spent: Callable[[], float],
     device: str,
+    entered: Callable[[], None],
 ) -> None:
     """Run the parts, given the most important first, and enter each.
 
     rate: evaluations a second, as measured; each part that was run mends it.  budget: seconds.  spent: seconds so far.
     Before each part those that still fit into the budget are chosen, the most important first; the rest is left out.
-    device: as people know it.
+    device: as people know it.  entered: called before the first part and after each.
     """
     ahead = list(parts)
-    while ahead:
+    while True:
+        ledger.results["left_out"] = [part.name for part in ahead]
+        ledger.save()
+        entered()
         left = math.inf if budget is None else budget - spent() - _CLOSING
         chosen = _fitting(ahead, rate, left)
         if not chosen:
@@ -125,8 +132,6 @@ def carry_out(
         ahead.remove(part)
     for part in ahead:
         log.warning("%s is left out: %.0f of %.0f s are spent", part.name, spent(), budget)
-    ledger.results["left_out"] = [part.name for part in ahead]
-    ledger.save()
 
 
 def _fitting(parts: Sequence[Part], rate: float, seconds: float) -> list[Part]:

@@ -23,7 +23,7 @@ from skipstone.tables import cells
 from skipstone.training import hardware
 
 KEPT = 64  # samples of a cell, for pictures
-_CHECKED = 1000  # samples of a cell that are compared with the training images
+CHECKED = 1000  # samples of a cell that are compared with the training images
 
 Progress = Callable[[int, int], None]
 
@@ -135,7 +135,7 @@ class Tables:
             rows = [{"part": name, "row": row, **result.row} for result in results]
             if is_table_1:
                 for line, result in zip(rows, results, strict=True):
-                    line["too_near"] = self._memory(result.samples[:_CHECKED]).too_near
+                    line["too_near"] = self._memory(result.samples[:CHECKED]).too_near
             kept = results if is_table_1 else []  # the baseline's cells have the names of Table 1's
             return Outcome(rows, {result.name: result.samples[:KEPT].clone() for result in kept})
 

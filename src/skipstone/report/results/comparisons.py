@@ -82,21 +82,17 @@ def _order(cells: Sequence[Row], nfe: int, nfes: Sequence[int], name: str) -> st
 def _pairs(first: Sequence[Row], second: Sequence[Row], name: str) -> str:
     """On how many of the same steps the second-order solver is better, by either measure, and by how much."""
     ddim = {(row["schedule"], row["nfe"]): row for row in first}
+    both = [(ddim[at], row) for row in second if (at := (row["schedule"], row["nfe"])) in ddim]
     said = []
-    for metric, what in ((_RMSE, "lands nearer to the fine solution"), (name, f"has the smaller `{name}`")):
-        pairs = {
-            f"{row['schedule']} at {row['nfe']}": (ddim[row["schedule"], row["nfe"]][metric], row[metric])
-            for row in second
-            if (row["schedule"], row["nfe"]) in ddim
-            and finite(row.get(metric))
-            and finite(ddim[row["schedule"], row["nfe"]].get(metric))
-        }
-        if pairs:
-            not_on = [where for where, (ours, theirs) in pairs.items() if theirs >= ours]
-            ratios = sorted(ours / theirs for ours, theirs in pairs.values() if theirs > 0)
-            exceptions = f" (not on {', '.join(not_on)})" if not_on else ""
-            said.append(
-                f"The second-order solver {what} than DDIM in {len(pairs) - len(not_on)} of {len(pairs)} pairs"
-                f"{exceptions}; DDIM's is {show(ratios[0], 2)} to {show(ratios[-1], 2)} times its."
-            )
+    for metric in (_RMSE, name):
+        pairs = [(a, b) for a, b in both if finite(a.get(metric)) and finite(b.get(metric))]
+        if not pairs:
+            continue
+        worse = [f"{b['schedule']} at {b['nfe']}" for a, b in pairs if b[metric] >= a[metric]]
+        ratios = sorted(a[metric] / b[metric] for a, b in pairs)
+        said.append(
+            f"By `{metric}` the second-order solver is better in {len(pairs) - len(worse)} of {len(pairs)} pairs"
+            + (f" (not on {', '.join(worse)})" if worse else "")
+            + f"; DDIM's is {show(ratios[0], 2)} to {show(ratios[-1], 2)} times as large."
+        )
     return " ".join(said)

@@ -20,8 +20,7 @@ PICTURES = {
 
 
 def write(ledger: Ledger, metrics_csv: Path) -> Path:
-    """Write results.csv, the pictures and results.md into the ledger's folder; metrics_csv: the model's."""
-    ledger.save()
+    """Write the pictures, results.csv and results.md into the ledger's folder; metrics_csv: the model's."""
     folder, rows = ledger.folder, ledger.rows
     if rows:
         table.write_rows(rows, folder / "results.csv")
@@ -31,6 +30,12 @@ def write(ledger: Ledger, metrics_csv: Path) -> Path:
     if best is not None and best["cell"] in ledger.samples:
         save_grid(ledger.samples[best["cell"]], folder / PICTURES["best"])
     curves.save_training_curve(metrics_csv, folder / PICTURES["loss"])
+    return write_page(ledger)
+
+
+def write_page(ledger: Ledger) -> Path:
+    """Write results.md alone, with those of the pictures that are there."""
+    folder = ledger.folder
     there = {name for name, file in PICTURES.items() if (folder / file).is_file()}
     with durable.replacing(folder / "results.md") as path:
         path.write_text(page(ledger.results, there))

@@ -8,6 +8,7 @@ from skipstone.report.results import select
 from skipstone.report.results.agreement import agreement
 from skipstone.report.results.select import fd_names, lines
 from skipstone.report.rows import Row, show
+from skipstone.tables.parts import CHECKED
 
 
 def table_1(rows: Sequence[Row]) -> str:
@@ -62,10 +63,14 @@ def _copies(cells: Sequence[Row]) -> str:
     if not near:
         return ""
     worst = max(near, key=lambda row: row["too_near"])
-    where = f" ({paper.said(worst['row'])}, NFE {worst['nfe']})" if worst["too_near"] else ""
+    if not worst["too_near"]:
+        said = "none of the samples lies"
+    else:
+        where = f"{paper.said(worst['row'])}, NFE {worst['nfe']}"
+        said = f"at most {worst['too_near']:.1%} of a cell's samples ({where}) lie"
     return (
-        f"Copies of training images: at most {worst['too_near']:.1%} of a cell's samples{where} lie as near to one as "
-        "the nearest 1 % of held-out images do ([`too_near`](metrics.md))."
+        f"Copies of training images: {said} as near to one as the nearest 1 % of held-out images do (`too_near`, of up "
+        f"to {CHECKED:,} samples a cell)."
     )
 
 

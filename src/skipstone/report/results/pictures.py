@@ -66,6 +66,8 @@ def save_curves(rows: Sequence[Row], path: Path) -> None:
     _panel(left, "Table 1", of_etas, name, lambda row: paper.said(row["row"]))
     _panel(middle, "η = 0", of_solvers, name, lambda row: f"{row['solver']}, {row['schedule']}")
     _panel(right, "η = 0", of_solvers, "solver_rmse", lambda row: f"{row['solver']}, {row['schedule']}")
+    if right.get_legend():
+        right.get_legend().remove()  # it is that of the panel beside it
     figure.savefig(path, dpi=110)
 
 

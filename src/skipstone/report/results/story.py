@@ -55,7 +55,7 @@ def top(results: dict[str, Any]) -> str:
     )
     commands = "\n".join(f"    {line}" for line in (results["train_command"], results["command"]) if line)
     left = results["left_out"]
-    missing = f"**Left out, for the time was up:** {'; '.join(left)}." if left else ""
+    missing = f"**Missing here, for want of time:** {'; '.join(left)}." if left else ""
     channels, height, width = data["shape"]
     what = (
         f"**Data:** `{data['name']}`, {data['train']:,} {'colour' if channels == 3 else 'grey'} images of {height} "
