@@ -34,7 +34,10 @@ def job(config: DictConfig) -> None:
     settings.check(config)
     tried = results.read_tried(config.tried)
     model = open_model(config, images=2, images_all_steps=2, images_back=1, batch_size=1)
-    baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))
+    try:
+        baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"baseline: {error}") from error
     trainer = resolve_trainer(config)
     images = instantiate(config.dataset)
     for net in filter(None, (model, baseline)):
@@ -42,17 +45,15 @@ def job(config: DictConfig) -> None:
     ledger = Ledger(Path(config.out), about.identity(config, model, baseline, images, trainer["precision"]))
     before = {"start and data": spent()}
     device = hardware.device(trainer)
-    proxies = instantiate(config.metrics)(
-        images=images, n=config.images, outputs=Path(config.paths.outputs), device=device
-    )
-    tables = Tables(config, model, images, proxies, trainer, baseline)
+    tables = Tables(config, model, images, trainer, baseline)
+    accuracy = about.classifier_accuracy(tables.proxies)
     before["classifier and real features"] = spent() - sum(before.values())
     machine = about.machine(trainer, device)
     ledger.results |= {
         "model": about.model_facts(model),
         "baseline": None if baseline is None else about.model_facts(baseline),
         "data": about.data_facts(config, images),
-        "classifier_accuracy": about.classifier_accuracy(proxies),
+        "classifier_accuracy": accuracy,
         "machine": machine,
         "command": about.command("tables", list(HydraConfig.get().overrides.task)),
         "train_command": config.train_command,
@@ -63,15 +64,8 @@ def job(config: DictConfig) -> None:
     if ahead:
         with hardware.autocast(trainer):
             before["compiling"], rate = tables.warm_up()
-            carry_out(
-                ahead,
-                ledger,
-                rate=rate,
-                budget=config.budget,
-                spent=spent,
-                device=machine["device"],
-                entered=lambda: results.write_page(ledger),
-            )
+            limits = {"rate": rate, "budget": config.budget, "spent": spent}
+            carry_out(ahead, ledger, **limits, device=machine["device"], entered=lambda: results.write_page(ledger))
     ledger.save()
     path = results.write(ledger, model.folder / "metrics.csv")
     print(f"Look next at {path} ({spent():.0f} s after the start)")

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -53,8 +55,8 @@ class Part:
 class Tables:
     """One finished model on its device, the data, the yardsticks, and of them every part.
 
-    config: of conf/tables.yaml.  proxies: at config.images.  baseline: a second finished model, or None.  trainer:
-    resolved. Every cell is built here, so that what is not allowed is refused before anything is sampled.
+    config: of conf/tables.yaml.  trainer: resolved.  baseline: a second finished model, or None. Every cell is built
+    here, so that what is not allowed is refused before anything is trained or sampled.
     """
 
     def __init__(
@@ -62,13 +64,17 @@ class Tables:
         config: DictConfig,
         model: Finished,
         images: ImageSet,
-        proxies: Proxies,
         trainer: dict[str, Any],
         baseline: Finished | None,
     ) -> None:
+        for name in ("images", "images_all_steps", "images_back"):
+            if config[name] > len(images.held_out):
+                raise ValueError(
+                    f"{name}={config[name]} is not allowed: {len(images.held_out)} images of {images.name} are held "
+                    "out, and there must be as many."
+                )
         self.config, self.model, self.images = config, model, images
         self.trainer, self.device = trainer, hardware.device(trainer)
-        self.proxies, self.proxies_all_steps = proxies, proxies.at(config.images_all_steps)
         self.net = hardware.place(model.net, trainer)
         self.parts = [
             *(self._row_of_table_1(row) for row in ("0", "1", "σ̂", "0.5", "0.2")),
@@ -79,6 +85,14 @@ class Tables:
             self._compared("solvers", DPMSolverPP(order=2), [Quad, Uniform, Exp]),
             *(self._all_steps(row, self._sample_all_steps) for row in ("1", "σ̂")),
         ]
+
+    @cached_property
+    def proxies(self) -> Proxies:
+        """At config.images; trains the classifier if there is none."""
+        outputs = Path(self.config.paths.outputs)
+        return instantiate(self.config.metrics)(
+            images=self.images, n=self.config.images, outputs=outputs, device=self.device
+        )
 
     def warm_up(self) -> tuple[float, float]:
         """(seconds until the network has compiled, its evaluations a second), from batches that nobody keeps."""
@@ -150,7 +164,7 @@ class Tables:
             began = time.perf_counter()
             x = sample(cell, progress)
             seconds = time.perf_counter() - began
-            line = measured(cell, x, self.proxies_all_steps, None, seconds)
+            line = measured(cell, x, self.proxies.at(n), None, seconds)
             return Outcome([{"part": name, "row": row, **line}], {})
 
         return Part(name, n * cell.table.nfe, n, run)
@@ -175,7 +189,7 @@ class Tables:
         return None
 
     @property
-    def _fine_path(self) -> Any:
+    def _fine_path(self) -> Path:
         return self.model.folder / f"fine-seed{self.config.seed}-n{self.config.images_all_steps}.safetensors"
 
     @cached_property
@@ -185,10 +199,6 @@ class Tables:
     def _reconstruction(self) -> Part:
         """Table 2: held-out images, encoded and decoded in as many steps each."""
         config, nfes = self.config, list(self.config.nfes_back)
-        if config.images_back > len(self.images.held_out):
-            raise ValueError(
-                f"images_back={config.images_back} is not allowed: {len(self.images.held_out)} images are held out."
-            )
         tables = [cells.there_and_back(self.model.process, nfe) for nfe in nfes]
         name, n = "table 2", config.images_back
 
