@@ -248,6 +248,7 @@ def test_what_is_said_of_the_order_follows_from_the_numbers():
     assert not re.search("Mostly|No agreement|Farthest", said)
     said = agreement(of_paper(lambda fid, row, nfe: -fid if nfe == 10 else fid), [], ["fd_classifier"])
     assert "No agreement, or the reverse: η = 0, over NFE (-0.20)" in said
+    assert said.count("η = 0, over NFE (-0.20)") == 1
     assert "NFE 10, over η (-1.00)" in said
     assert "at NFE 10 η = 0 in the paper, σ̂ here; at NFE 20 η = 0 in both" in said
     assert "Farthest out of order: σ̂ at NFE 10 (-367), place 20 of 20 in the paper and 1 here." in said
