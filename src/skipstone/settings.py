@@ -41,10 +41,15 @@ _NUMBERS = {
     "metrics.subsets": (int, 1),
     "metrics.subset_size": (int, 2),
 }
-_NUMBERS_OR_NULL = {"trainer.threads": (int, 1), "threads": (int, 1), "trainer.gradient_clip_val": (float, 0)}
+_NUMBERS_OR_NULL = {
+    "trainer.threads": (int, 1),
+    "threads": (int, 1),
+    "budget": (float, 0),
+    "trainer.gradient_clip_val": (float, 0),
+}
 _LISTS = (
     "taus", "etas", "model.multipliers", "model.attention", "evaluation.taus", "evaluation.etas",
-    "evaluation.training.taus", "evaluation.training.etas",
+    "evaluation.training.taus", "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
 )  # fmt: skip
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
