@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from skipstone import philox
@@ -60,3 +61,11 @@ def test_folded_seeds_differ_by_step_and_stream():
     seeds = {philox.fold(0, stream, step) for stream in Stream for step in range(100)}
     assert len(seeds) == 100 * len(Stream)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1, 5 + 2**40])
+@pytest.mark.parametrize("step", [0, 3, 800_000, 2**33])
+def test_a_folded_seed_is_the_streams_own_first_words(seed, step):
+    """Made of plain integers, it is what the tensors would give: models are keyed by seeds, and their orders fold."""
+    high, low = philox.words(seed, Stream.TRAIN_ORDER, torch.zeros(1, dtype=torch.int64), step, 2)[0].tolist()
+    assert philox.fold(seed, Stream.TRAIN_ORDER, step) == (high << 32 | low) >> 1

@@ -7,10 +7,11 @@ import pytest
 import tiny
 import torch
 
-from skipstone import ForwardProcess, UNet, noise
+from skipstone import ForwardProcess, UNet, noise, philox
 from skipstone.data import ImageSet
+from skipstone.philox import Stream
 from skipstone.training import hardware
-from skipstone.training.data import StepSampler
+from skipstone.training.data import Batches, StepSampler, place
 from skipstone.training.fit import fit
 from skipstone.training.module import Recipe, stratified_t
 
@@ -106,15 +107,105 @@ def test_the_validation_loss_is_told_apart_by_t(images, tmp_path):
     assert {"train/loss", "val/loss", "val/loss_t/0000-0004", "lr-AdamW", "step"} <= set(header)
 
 
+def steps_of(*arguments, **more):
+    return [indices.tolist() for indices in StepSampler(*arguments, **more)]
+
+
 def test_step_k_sees_the_same_images_whenever_it_runs():
-    whole = list(StepSampler(10, batch=4, steps=9, seed=0))
-    assert list(StepSampler(10, batch=4, steps=9, seed=0, first=5)) == whole[5:]
-    assert list(StepSampler(10, batch=4, steps=9, seed=1)) != whole
-    shares = [list(StepSampler(10, batch=4, steps=9, seed=0, rank=rank, ranks=2)) for rank in (0, 1)]
+    whole = steps_of(10, batch=4, steps=9, seed=0)
+    assert steps_of(10, batch=4, steps=9, seed=0, first=5) == whole[5:]
+    assert steps_of(10, batch=4, steps=9, seed=1) != whole
+    shares = [steps_of(10, batch=4, steps=9, seed=0, rank=rank, ranks=2) for rank in (0, 1)]
     assert [a + b for a, b in zip(*shares, strict=True)] == whole
     order = list(itertools.chain(*whole))
     assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))  # epochs, laid end to end
     assert order[:10] != order[10:20]
+
+
+@pytest.mark.parametrize(("size", "batch"), [(10, 4), (3, 8), (8, 8), (5, 1)])
+def test_the_order_is_the_epochs_permutations_position_by_position(size, batch):
+    """A stored model's key promises its images in this order: a batch may span several epochs."""
+    orders = {}
+    for epoch in range(12 * batch // size + 1):
+        generator = torch.Generator().manual_seed(philox.fold(3, Stream.TRAIN_ORDER, epoch))
+        orders[epoch] = torch.randperm(size, generator=generator).tolist()
+    positions = [[step * batch + i for i in range(batch)] for step in range(2, 12)]
+    expected = [[orders[p // size][p % size] for p in step] for step in positions]
+    assert steps_of(size, batch, steps=12, seed=3, first=2) == expected
+
+
+def test_batches_are_gathered_whole_and_their_number_is_that_of_all_steps():
+    images = torch.arange(20, dtype=torch.uint8).reshape(20, 1, 1, 1)
+    batches = Batches(images, StepSampler(20, 4, 9, 0, first=7), steps=9, pinned=False)
+    assert len(batches) == 9  # of which Lightning knows seven to be done
+    assert [batch.flatten().tolist() for batch in batches] == steps_of(20, 4, 9, 0, first=7)
+
+
+RARE = {"checkpoint_every_n_steps": 1000}
+
+
+class Strict(lightning.Callback):
+    """From one step on to another, waiting for the device is an error."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 5:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 20:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def on_exception(self, trainer, module, exception):
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_never_waits_for_the_device(images, tmp_path):
+    settings = dict(accelerator="gpu", precision="bf16-mixed", max_steps=30, log_every_n_steps=100)
+    train(images, tmp_path, (Strict(),), val_check_interval=1.0, **RARE, **settings)
+
+
+def test_the_host_looks_at_the_device_every_so_many_steps_only(images, tmp_path, monkeypatch):
+    """A look waits for a GPU. Of 20 steps the 8th and the 16th are logged, so these and no others are looked at."""
+    looks = [0]
+
+    class Watch(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            looks.append(0)
+
+    def counted(look):
+        def count_and_look(tensor):
+            looks[-1] += 1
+            return look(tensor)
+
+        return count_and_look
+
+    for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
+    train(images, tmp_path, (Watch(),), max_steps=20, log_every_n_steps=8, val_check_interval=1.0, **RARE)
+    assert [step for step in range(2, 20) if looks[step]] == [8, 16]
+    losses = [row["step"] for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["train/loss"]]
+    assert losses == ["7", "15"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_images_that_fit_lie_on_the_device_and_batches_never_wait_for_the_host(monkeypatch):
+    images = torch.randint(256, (1000, 3, 8, 8), dtype=torch.uint8)
+    placed = place(images, torch.device("cuda"))
+    assert placed.is_cuda
+    on_device = list(Batches(placed, StepSampler(1000, 128, 20, 0, device="cuda"), 20, pinned=False))
+    expected = list(Batches(images, StepSampler(1000, 128, 20, 0), 20, pinned=False))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(on_device, expected, strict=True))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in Batches(placed, StepSampler(1000, 128, 20, 0, device="cuda"), 20, pinned=False):
+            assert batch.is_cuda
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes, images.nbytes))
+    assert place(images, torch.device("cuda")) is images
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(images, tmp_path):

@@ -11,6 +11,7 @@ kernel makes them (kernels/random.py): what follows would be some hundred small 
 
 import math
 from enum import IntEnum
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 _ROUNDS = 10
+Word = TypeVar("Word", int, Tensor)
 
 
 class Stream(IntEnum):
@@ -38,8 +40,8 @@ class Stream(IntEnum):
     WEIGHTS = 9  # a network's first weights
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox-4x32 over broadcastable int64 tensors that hold unsigned 32-bit words."""
+def philox(counter: tuple[Word, Word, Word, Word], key: tuple[int, int]) -> tuple[Word, ...]:
+    """Ten rounds of Philox-4x32 over unsigned 32-bit words: broadcastable int64 tensors, or four plain integers."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -109,5 +111,6 @@ def normal(
 
 def fold(seed: int, stream: Stream, step: int) -> int:
     """A 63-bit seed from (seed, stream, step), for generators that we do not own: torch's own layers and shuffles."""
-    high, low = words(seed, stream, torch.zeros(1, dtype=torch.int64), step, 2)[0].tolist()
+    key = (seed & _MASK, seed >> 32 & _MASK)
+    high, low, _, _ = philox((0, step & _MASK, 0, int(stream)), key)  # of plain integers: nothing waits for a device
     return (high << 32 | low) >> 1

@@ -75,7 +75,7 @@ class Tables:
                 )
         self.config, self.model, self.images = config, model, images
         self.trainer, self.device = trainer, hardware.device(trainer)
-        self.net = hardware.place(model.net, trainer)
+        self.net = hardware.place(model.net, trainer, model.process.num_steps)
         self.parts = [
             *(self._row_of_table_1(row) for row in ("0", "1", "σ̂", "0.5", "0.2")),
             self._reconstruction(),
@@ -116,7 +116,9 @@ class Tables:
     def _baseline(self, baseline: Finished) -> Part:
         its_cells = cells.row_of_table_1(baseline.process, "0", self.config.nfes_compared)
 
-        return self._part("baseline", its_cells, place=lambda: hardware.place(baseline.net, self.trainer))
+        return self._part(
+            "baseline", its_cells, place=lambda: hardware.place(baseline.net, self.trainer, baseline.process.num_steps)
+        )
 
     def _part(
         self,

@@ -1,8 +1,8 @@
 """The averaged weights: the ones that are validated, sampled and stored."""
 
-from collections.abc import Sequence
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -18,11 +18,20 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        super().__init__(use_buffers=False)
         self.decay = decay
+        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
 
     @torch.no_grad()
-    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Any) -> None:
-        # counts steps from what this callback stores itself, for the count that is passed lives on the device
-        k = self._latest_update_step + 1
-        torch._foreach_lerp_(list(averaged), list(current), 1 - min(self.decay, (1 + k) / (10 + k)))
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Lightning's own would wait for the device, which counts the updates, and look every parameter up anew."""
+        k = trainer.global_step
+        if k == self._latest_update_step:
+            return  # gradients accumulate
+        if self._pairs is None:
+            self._pairs = list(self._average_model.module.parameters()), list(module.parameters())
+        new = 1.0 if self._latest_update_step == 0 else 1 - min(self.decay, (1 + k) / (10 + k))
+        torch._foreach_lerp_(*self._pairs, new)
+        self._latest_update_step = k

@@ -23,7 +23,7 @@ from skipstone.training.survival import Survival
 
 log = logging.getLogger(__name__)
 
-_REFRESH = 10  # steps between looks at the loss, each of which waits for the device
+_REFRESH = 10  # steps between drawings of the bar
 
 
 def fit(
@@ -97,10 +97,15 @@ def _quiet() -> None:
 
 
 class _Bar(RichProgressBar):
-    """Loss and speed, without the number that Lightning gives to a logger's folder."""
+    """Speed and the losses, which it looks at where they are logged, for a look waits for the device."""
+
+    _seen: dict[str, Any] | None = None
 
     def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
+        if self._seen is None or not trainer.training or trainer.global_step % trainer.log_every_n_steps == 0:
+            logged = trainer.logged_metrics
+            self._seen = {name: float(logged[name]) for name in ("train/loss", "val/loss") if name in logged}
+        return self._seen
 
 
 def build_trainer(

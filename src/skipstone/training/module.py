@@ -81,11 +81,15 @@ class DiffusionModule(lightning.LightningModule):
         self.losses = nn.ModuleList(MeanMetric() for _ in range(min(bins, process.num_steps)))
 
     def on_fit_start(self) -> None:
+        with self.trainer.precision_plugin.forward_context():
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Compile what trains, under the autocast that it trains under."""
         if self.kernels:
             from skipstone import fused  # imports Triton
 
-            with self.trainer.precision_plugin.forward_context():
-                fused.compile_ahead(self.net, self._masks(0, self.device))
+            fused.compile_ahead(self.net, self._masks(0, self.device))
         elif self.compiled:
             self.net.compile()  # in place: names in the state dict stay
 
@@ -105,7 +109,8 @@ class DiffusionModule(lightning.LightningModule):
             loss = self._recording(images, step)
         else:
             loss = self.loss(images, step, self.global_rank, self.trainer.world_size)
-        self.log("train/loss", loss, prog_bar=True)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss)  # not to the bar, for which Lightning would look at it at every step
         return loss
 
     @property
@@ -139,7 +144,10 @@ class DiffusionModule(lightning.LightningModule):
     def _masks(self, draw: int | Tensor, device: torch.device) -> Tensor | None:
         """What dropout draws from: numbers for our kernels, or else the state of torch's generator, its only handle."""
         if not self.kernels:
-            torch.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, draw))
+            # torch.manual_seed would also look for every other kind of device
+            cuda = device.type == "cuda"
+            generator = torch.cuda.default_generators[device.index] if cuda else torch.default_generator
+            generator.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, draw))
             return None
         blocks = sum(isinstance(module, ResBlock) for module in self.net.modules())
         return philox.words(self.seed, Stream.TRAIN_DROPOUT, torch.arange(blocks, device=device), draw, 1)[:, 0]
@@ -153,7 +161,7 @@ class DiffusionModule(lightning.LightningModule):
         t = (index.double() * _GOLDEN % 1 * self.process.num_steps).long()
         eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
         losses = (self.predict(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
-        self.log("val/loss", losses.mean(), batch_size=len(images), prog_bar=True, sync_dist=True)
+        self.log("val/loss", losses.mean(), batch_size=len(images), sync_dist=True)
         bins = t * len(self.losses) // self.process.num_steps
         for i, metric in enumerate(self.losses):
             metric.update(losses, weight=(bins == i).float())
@@ -172,9 +180,9 @@ class DiffusionModule(lightning.LightningModule):
     ) -> None:
         """Clip as asked, the global norm by default. Lightning's hook refuses fused optimizers in mixed precision."""
         if gradient_clip_val and gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(self.net.parameters(), gradient_clip_val)
+            nn.utils.clip_grad_value_(self._weights, gradient_clip_val)
         elif gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
+            nn.utils.clip_grad_norm_(self._weights, gradient_clip_val)
 
     def configure_optimizers(self) -> dict:
         recipe = self.recipe
@@ -194,6 +202,10 @@ class DiffusionModule(lightning.LightningModule):
         if self.recipe.decay == "constant":
             return rise
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self._steps)))
+
+    @cached_property
+    def _weights(self) -> list[nn.Parameter]:
+        return list(self.net.parameters())
 
     @cached_property
     def _steps(self) -> int:

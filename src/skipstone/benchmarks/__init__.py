@@ -1,0 +1,1 @@
+"""Speed here, and beside a peer: one file a subcommand of scripts/benchmark.py."""
