@@ -45,9 +45,8 @@ class Report:
             "profiles": {},
         }
         c = self.content
-        print(
-            f"{benchmark} on {c['device']}, torch {c['torch']}, {c['precision']}{', compiled' * c['compile']}{', own kernels' * c['kernels']}"
-        )
+        how = f"{c['precision']}{', compiled' * c['compile']}{', own kernels' * c['kernels']}"
+        print(f"{benchmark} on {c['device']}, torch {c['torch']}, {how}")
         print(f"{c['gflop']:.3f} GFLOP an evaluation; {product}: {c['product_tflops']:.2f} TFLOP/s")
 
     def add(self, measured: list[Measured], left_out: list[str], title: str = "") -> list[dict[str, Any]]:
