@@ -32,7 +32,8 @@ def job(config: DictConfig) -> None:
     require_training_data(model, images)
     proxies = proxies_of(config, images, trainer)
     folder = new_folder(config.out)
-    trained = Trained(hardware.place(model.net, trainer), model.process, images, model.folder, trainer)
+    net = hardware.place(model.net, trainer, model.process.num_steps)
+    trained = Trained(net, model.process, images, model.folder, trainer)
     command = shlex.join(["python", "scripts/evaluate.py", *HydraConfig.get().overrides.task])
     review(model.config, trained, cells, proxies, folder, command, group=model.folder.name, job_type="evaluate")
 

@@ -32,7 +32,8 @@ def job(config: DictConfig) -> None:
     require_training_data(model, images)
     require_labels(images)
     trainer = resolve_trainer(config)
-    device, net = hardware.device(trainer), hardware.place(model.net, trainer)
+    device = hardware.device(trainer)
+    net = hardware.place(model.net, trainer, model.process.num_steps)
     proxies = instantiate(config.metrics)(images=images, n=config.n, outputs=Path(config.paths.outputs), device=device)
     with hardware.autocast(trainer), Progress(transient=True) as bar:
         task = bar.add_task("damage", total=config.floors + sum(len(kind.levels) for kind in CORRUPTIONS))

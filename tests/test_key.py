@@ -35,6 +35,7 @@ TABLE = {
     "trainer.devices": SAME,
     "trainer.strategy": SAME,
     "trainer.compile": SAME,
+    "trainer.kernels": SAME,
     "trainer.threads": SAME,
     "trainer.val_check_interval": SAME,
     "trainer.log_every_n_steps": SAME,

@@ -37,9 +37,9 @@ def test_every_command_composes(config, arguments, composed):
 
 
 def test_every_picture_and_page_that_is_linked_is_there():
-    for page in ("README.md", "docs/metrics.md", "docs/review.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", (CONF.parent / page).read_text()):
-            assert (CONF.parent / page).parent.joinpath(target).exists(), f"{page}: {target}"
+    for page in (CONF.parent / "README.md", *(CONF.parent / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert page.parent.joinpath(target).exists(), f"{page}: {target}"
 
 
 def test_the_python_example_runs(tmp_path, capsys, composed):

@@ -231,6 +231,7 @@ def test_t_is_uniform_and_spread_over_the_batch():
         (dict(accelerator="gpu"), "there is none here"),
         (dict(accelerator="tpu"), "choose auto, cpu or gpu"),
         (dict(precision="64-true"), "choose 32-true"),
+        (dict(kernels=True), "kernels=true asks for a GPU"),
     ],
 )
 def test_hardware_that_is_not_here_is_refused(monkeypatch, trainer, said):
@@ -242,9 +243,9 @@ def test_hardware_that_is_not_here_is_refused(monkeypatch, trainer, said):
 @pytest.mark.parametrize("there", [False, True])
 def test_auto_is_decided_by_what_is_here(monkeypatch, there):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    resolved = hardware.resolve(TRAINER | dict(accelerator="auto", precision="auto", compile="auto"))
-    expected = ("cuda", "bf16-mixed", True) if there else ("cpu", "32-true", False)
-    assert (resolved["accelerator"], resolved["precision"], resolved["compile"]) == expected
+    resolved = hardware.resolve(TRAINER | dict(accelerator="auto", precision="auto", compile="auto", kernels="auto"))
+    expected = ("cuda", "bf16-mixed", True, True) if there else ("cpu", "32-true", False, False)
+    assert tuple(resolved[name] for name in ("accelerator", "precision", "kernels", "compile")) == expected
 
 
 @pytest.mark.parametrize(

@@ -119,12 +119,14 @@ def test_a_fresh_network_predicts_no_noise():
 def test_the_velocity_form_predicts_x0_as_the_network_alone_would(process):
     """ε = √(1−ᾱ) x + √ᾱ F is x0 = √ᾱ x − √(1−ᾱ) F: bounded whatever t (Salimans & Ho 2022, appendix D)."""
     torch.manual_seed(0)
-    net = VelocityUNet(16, 1, base=8, multipliers=(1, 2), attention=(8,), betas=noise.linear())
+    form = dict(base=8, multipliers=(1, 2), attention=(8,))
+    net, alone = VelocityUNet(16, 1, **form, betas=noise.linear()), UNet(16, 1, **form)
     for parameter in net.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
+    alone.load_state_dict(net.state_dict())
     x, t = torch.randn(3, 1, 16, 16), torch.tensor([0, 500, 999])
     with torch.no_grad():
-        eps, velocity = net(x, t), UNet.forward(net, x, t)
+        eps, velocity = net(x, t), alone(x, t)
     x0 = process.predict_x0(x.double(), t, eps.double())
     signal, noise_ = (r.view(-1, 1, 1, 1) for r in (process.alpha_bar(t).sqrt(), process.one_minus_alpha_bar(t).sqrt()))
     torch.testing.assert_close(x0, signal * x - noise_ * velocity, rtol=0, atol=2e-4)

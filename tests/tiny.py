@@ -18,6 +18,7 @@ TRAINER = dict(
     strategy="auto",
     precision="32-true",
     compile=False,
+    kernels=False,
     max_steps=6,
     gradient_clip_val=1.0,
     accumulate_grad_batches=1,

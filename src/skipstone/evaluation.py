@@ -16,8 +16,9 @@ from skipstone import engine
 from skipstone.data import to_bytes
 from skipstone.metrics import Proxies, solver_rmse
 from skipstone.process import ForwardProcess
+from skipstone.schedules import Schedule
 from skipstone.settings import with_schedule
-from skipstone.solvers import StepTable
+from skipstone.solvers import Solver, StepTable
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,12 @@ def _real(eta: Any) -> Any:
 def _cell(config: DictConfig, process: ForwardProcess, tau: int | None, eta: float, own: bool) -> Cell:
     schedule = instantiate(config.schedule, **({"tau": tau} if "tau" in config.schedule else {}))
     solver = instantiate(config.solver, **({"eta": eta} if "eta" in config.solver else {}))
+    return make_cell(process, schedule, solver, own)
+
+
+def make_cell(process: ForwardProcess, schedule: Schedule, solver: Solver, own: bool = False) -> Cell:
+    """The cell of a schedule and a solver. One without a tau has None, one without an eta is deterministic."""
+    tau, eta = getattr(schedule, "tau", None), getattr(solver, "eta", 0.0)
     settings = {
         "schedule": schedule.name,
         "solver": solver.name,
@@ -171,11 +178,12 @@ def evaluate(
     results = []
     for cell, x in zip(cells, sampled, strict=True):
         shown = _film(model, cell.table, shape, seed) if film else None
-        results.append(Result(cell.own, to_bytes(x), _row(cell, x, proxies, fine, cell.table.nfe * seconds), shown))
+        results.append(Result(cell.own, to_bytes(x), measured(cell, x, proxies, fine, cell.table.nfe * seconds), shown))
     return results
 
 
-def _row(cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float) -> dict[str, Any]:
+def measured(cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float) -> dict[str, Any]:
+    """The row of a cell's samples, float [proxies.n, C, H, W] on the CPU, which took so many seconds."""
     row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
     row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
     measured = proxies(to_bytes(x))

@@ -60,10 +60,10 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
 
 
 def resolve_trainer(config: DictConfig) -> dict[str, Any]:
-    """The settings device, precision, compile and threads as hardware.resolve has them; threads take effect here."""
+    """The settings device, precision, kernels and so on, as hardware.resolve has them; threads take effect here."""
     hardware.use_threads(config.threads)
     one = {"accelerator": config.device, "devices": 1, "strategy": "auto"}
-    return hardware.resolve({**one, "precision": config.precision, "compile": config.compile})
+    return hardware.resolve({**one, **{name: config[name] for name in ("precision", "compile", "kernels")}})
 
 
 def require_training_data(model: Finished, images: ImageSet) -> None:

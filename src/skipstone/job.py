@@ -57,7 +57,8 @@ def run(config: DictConfig) -> None:
     sample = partial(
         evaluate, cells=watched, shape=images.shape, proxies=proxies.at(n), seed=config.seed, batch_size=grid.batch_size
     )
-    watch = SamplingCallback(sample, folder / "training")
+    placed = partial(hardware.sampler, trainer=trainer, num_steps=process.num_steps)
+    watch = SamplingCallback(lambda net: sample(placed(net)), folder / "training")
     recipe = Recipe(**config.training)
 
     store = runs.ModelStore(config.paths.outputs)
@@ -72,7 +73,7 @@ def run(config: DictConfig) -> None:
 
     def place() -> nn.Module:
         runs.load_weights(fresh, model_folder)
-        return hardware.place(fresh, trainer)
+        return hardware.place(fresh, trainer, process.num_steps)
 
     net = _keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     trained = Trained(net, process, images, model_folder, trainer)

@@ -5,7 +5,8 @@ with state cannot promise that without a loop over samples; a counter-based one 
 address. The hash is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the normals
 are Box-Muller in float64, rounded once to the dtype asked for.
 
-Numbers are equal bit for bit on one kind of device; across kinds the last bit of a logarithm may differ.
+Numbers are equal bit for bit on one kind of device; across kinds the last bit of a logarithm may differ. On a GPU one
+kernel makes them (kernels/random.py): what follows would be some hundred small ones there.
 """
 
 import math
@@ -14,6 +15,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from skipstone import kernels
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -55,12 +58,22 @@ def philox(counter: tuple[Word, Word, Word, Word], key: tuple[int, int]) -> tupl
     return c0, c1, c2, c3
 
 
-def words(seed: int, stream: Stream, index: Tensor, step: int | Tensor, count: int) -> Tensor:
+def as_key(seed: int) -> int:
+    """The low 64 bits of a seed as the signed number that an int64 tensor holds."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def words(seed: int | Tensor, stream: Stream, index: Tensor, step: int | Tensor, count: int) -> Tensor:
     """Random 32-bit words.
 
-    seed: any int, its low 64 bits are the key. index: int64 [N], which sample (0 … 2^32−1). step: int or int64 [N],
-    which step of it. count: how many words each sample gets. Returns int64 [N, count] in 0 … 2^32−1.
+    seed: any int, its low 64 bits are the key; or int64 [1] with them, on the device of `index`. index: int64 [N],
+    which sample (0 … 2^32−1). step: int or int64 [N] or [1], which step of it. count: how many words each sample gets.
+    Returns int64 [N, count] in 0 … 2^32−1.
     """
+    if kernels.usable(index):
+        from skipstone.kernels import random  # imports Triton
+
+        return random.words(seed, stream, index, step, count)
     index = index[:, None]
     step = step[:, None] if isinstance(step, Tensor) else torch.full_like(index, step)
     block = torch.arange(math.ceil(count / 4), device=index.device)[None, :]
@@ -69,13 +82,13 @@ def words(seed: int, stream: Stream, index: Tensor, step: int | Tensor, count: i
     return torch.stack(torch.broadcast_tensors(*quad), dim=-1).flatten(1)[:, :count]
 
 
-def uniform(seed: int, stream: Stream, index: Tensor, step: int | Tensor = 0) -> Tensor:
+def uniform(seed: int | Tensor, stream: Stream, index: Tensor, step: int | Tensor = 0) -> Tensor:
     """One number in the open interval (0, 1) a sample: float64 [N]. Arguments as for `words`."""
     return (words(seed, stream, index, step, 1)[:, 0].double() + 0.5) * 2.0**-32
 
 
 def normal(
-    seed: int,
+    seed: int | Tensor,
     stream: Stream,
     index: Tensor,
     shape: tuple[int, ...],
@@ -83,6 +96,10 @@ def normal(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normal numbers [N, *shape] of `dtype`, on the device of `index`. Arguments as for `words`."""
+    if kernels.usable(index):
+        from skipstone.kernels import random
+
+        return random.normal(seed, stream, index, shape, step, dtype)
     size = math.prod(shape)
     pairs = math.ceil(size / 2)
     u = (words(seed, stream, index, step, 2 * pairs).double() + 0.5) * 2.0**-32

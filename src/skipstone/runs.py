@@ -37,7 +37,7 @@ _FRESH, _OLD = ".fresh", ".old"  # added to a key: a model that is trained anew,
 
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
 _WEIGHTLESS = (
-    "accelerator", "devices", "num_nodes", "strategy", "compile", "val_check_interval", "threads",
+    "accelerator", "devices", "num_nodes", "strategy", "compile", "kernels", "val_check_interval", "threads",
     "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
 )  # fmt: skip
 

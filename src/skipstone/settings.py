@@ -41,10 +41,15 @@ _NUMBERS = {
     "metrics.subsets": (int, 1),
     "metrics.subset_size": (int, 2),
 }
-_NUMBERS_OR_NULL = {"trainer.threads": (int, 1), "threads": (int, 1), "trainer.gradient_clip_val": (float, 0)}
+_NUMBERS_OR_NULL = {
+    "trainer.threads": (int, 1),
+    "threads": (int, 1),
+    "budget": (float, 0),
+    "trainer.gradient_clip_val": (float, 0),
+}
 _LISTS = (
     "taus", "etas", "model.multipliers", "model.attention", "evaluation.taus", "evaluation.etas",
-    "evaluation.training.taus", "evaluation.training.etas",
+    "evaluation.training.taus", "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
 )  # fmt: skip
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
@@ -88,7 +93,7 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and not isinstance(value, bool):
             raise _refusal(key, value, "true or false")
-    for key in ("trainer.compile", "compile", "metrics.classifier", "evaluation.grid"):
+    for key in ("trainer.compile", "compile", "trainer.kernels", "kernels", "metrics.classifier", "evaluation.grid"):
         value = OmegaConf.select(config, key, default="auto")
         if value not in ("auto", True, False):
             raise _refusal(key, value, "auto, true or false")

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import spearman_corrcoef
 
 from skipstone.data import ImageSet
 from skipstone.evaluation import Result
-from skipstone.metrics import MemoryCheck, Proxies
+from skipstone.metrics import MemoryCheck, Proxies, rank_correlation
 from skipstone.metrics.corruptions import CORRUPTIONS
 
 SEEN = 3.0  # standard deviations above the floor at which a proxy has seen a difference
@@ -37,10 +36,10 @@ class Finding:
     graded: bool
 
     def correlation(self, proxy: str) -> float:
-        """Spearman's rank correlation of the proxy with the level, over all repeats."""
+        """Spearman's rank correlation of the proxy with the level, over all repeats; 0 if the proxy never moves."""
         z = self.z[proxy]
         levels = torch.tensor(self.x, dtype=torch.float64)[:, None].expand_as(z)
-        return float(spearman_corrcoef(z.flatten(), levels.flatten()))
+        return rank_correlation(z.flatten(), levels.flatten()) or 0.0
 
     def seen_from(self, proxy: str) -> float | None:
         """The first level from which on the proxy stays more than SEEN above the floor, on average; None if never."""

@@ -199,7 +199,11 @@ class UNet(nn.Module):
                 h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
             if i < len(self.upsamples):
                 h = self.upsamples[i](h, skips[-1].shape[-2:])
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
+        return self.read(F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch), x, t)
+
+    def read(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The eps that the output of the last layer stands for at (x, t): here, itself."""
+        return output
 
 
 class VelocityUNet(UNet):
@@ -218,8 +222,9 @@ class VelocityUNet(UNet):
         self.register_buffer("signal", alpha_bars.sqrt().float(), persistent=False)
         self.register_buffer("noise", (1 - alpha_bars).sqrt().float(), persistent=False)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.noise[t].view(-1, 1, 1, 1) * x + self.signal[t].view(-1, 1, 1, 1) * super().forward(x, t)
+    def read(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """eps as above, from F = output."""
+        return self.noise[t].view(-1, 1, 1, 1) * x + self.signal[t].view(-1, 1, 1, 1) * output
 
 
 def _level_sizes(image_size: int, patch: int, levels: int) -> list[int]:

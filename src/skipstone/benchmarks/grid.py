@@ -19,7 +19,10 @@ def grid(subject: Subject, report: Report, rounds: int, calls: int, budget: Budg
     calls: how many of them a round. diffusers has no packing: it goes cell by cell, at a batch of its own.
     """
     device, size = subject.device, subject.config.evaluation.batch_size
-    net, process = hardware.place(subject.network(), subject.settings).eval(), subject.process
+    net, process = (
+        hardware.place(subject.network(), subject.settings, subject.process.num_steps).eval(),
+        subject.process,
+    )
     pairs = [(tau, eta) for tau in TAUS for eta in ETAS]
     tables = [solvers.DDIM(eta).table(process, schedules.Exp(tau)(process.num_steps)) for tau, eta in pairs]
     nfe = sum(table.nfe for table in tables)

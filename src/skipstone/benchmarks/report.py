@@ -35,7 +35,8 @@ class Report:
             "torch": torch.__version__,
             "diffusers": installed("diffusers"),
             "precision": subject.settings["precision"],
-            "compile": subject.settings["compile"],
+            "kernels": subject.settings["kernels"],
+            "compile": subject.settings["compile"] and not subject.settings["kernels"],
             "gflop": subject.flop / 1e9,
             "product": product,
             "product_tflops": self.rate / 1e12,
@@ -44,7 +45,8 @@ class Report:
             "profiles": {},
         }
         c = self.content
-        print(f"{benchmark} on {c['device']}, torch {c['torch']}, {c['precision']}{', compiled' * c['compile']}")
+        how = f"{c['precision']}{', compiled' * c['compile']}{', own kernels' * c['kernels']}"
+        print(f"{benchmark} on {c['device']}, torch {c['torch']}, {how}")
         print(f"{c['gflop']:.3f} GFLOP an evaluation; {product}: {c['product_tflops']:.2f} TFLOP/s")
 
     def add(self, measured: list[Measured], left_out: list[str], title: str = "") -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def sampling(
     Then the latency of a step at batches of 1, 4 and 16; with CUDA over the sum of its kernels' times, too.
     """
     device, size = subject.device, subject.config.evaluation.batch_size
-    net = hardware.place(subject.network(), subject.settings).eval()
+    net = hardware.place(subject.network(), subject.settings, subject.process.num_steps).eval()
     table = solvers.DDIM().table(subject.process, schedules.Linspace(steps)(subject.process.num_steps))
     x, t = torch.randn(size, *subject.shape, device=device), torch.full((size,), 500, device=device)
     contenders = [

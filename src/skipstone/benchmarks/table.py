@@ -28,7 +28,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _page(content: dict[str, Any]) -> str:
     c = content
-    how = f"{c['precision']}{', compiled' * c['compile']}"
+    how = f"{c['precision']}{', compiled' * c['compile']}{', own kernels' * c['kernels']}"
     peer = f", diffusers {c['diffusers']}" if any(row["peer"] for row in c["rows"]) else ""
     parts = [
         f"`{c['command']}`",

@@ -17,6 +17,7 @@ from skipstone.training import hardware, tracking
 from skipstone.training.data import StepSampler, place
 from skipstone.training.fit import fit
 from skipstone.training.module import DiffusionModule
+from skipstone.training.recording import Recording
 
 WARM_UP = 10  # steps that are not counted
 BLOCK = 10  # steps that are timed together on a CPU; on a device they are all
@@ -103,23 +104,36 @@ def fit_times(subject: Subject, net: nn.Module, steps: int, block: int, validate
 
 
 def bare_times(subject: Subject, net: nn.Module, steps: int, block: int) -> list[float]:
-    """The same without Lightning: the module, its batches, optimizer, clip and average in a loop."""
+    """The same without Lightning: the module, its batches, optimizer, clip and average in a loop.
+
+    With our kernels from a recording, as Lightning's steps are.
+    """
     settings, recipe, device, images = subject.settings, subject.recipe, subject.device, subject.images
-    module = DiffusionModule(net, subject.process, recipe, 0, images.flip, compiled=settings["compile"]).to(device)
-    module.on_fit_start()
+    kernels = hardware.has_kernels(net, settings)
+    module = DiffusionModule(
+        net, subject.process, recipe, 0, images.flip, compiled=settings["compile"], kernels=kernels
+    ).to(device)
     module.train()
+    with hardware.autocast(settings):
+        module.prepare()
     parameters = list(net.parameters())
     averaged = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     watch = Clock(block, device)
     pixels = place(images.train, device)
     sampler = StepSampler(len(pixels), recipe.batch_size, WARM_UP + steps + 1, 0, device=pixels.device)
+    recording = None
     for step, indices in enumerate(sampler):
         watch.tick(step)
-        optimizer.zero_grad()
+        batch = pixels.index_select(0, indices).to(device)
         with hardware.autocast(settings):
-            loss = module.loss(pixels.index_select(0, indices).to(device), step)
-        loss.backward()
+            if not kernels:
+                optimizer.zero_grad()
+                module.loss(batch, step).backward()
+            else:
+                recording = recording or Recording(module.loss, parameters, batch)
+                recording(batch, step)
+                recording.deliver()
         nn.utils.clip_grad_norm_(parameters, settings["gradient_clip_val"])
         optimizer.step()
         with torch.no_grad():

@@ -6,7 +6,8 @@ whatever n, the batch and the other samples are, and two tables that visit the s
 
 from skipstone.engine.inversion import Inversion, invert
 from skipstone.engine.packing import sample_many
-from skipstone.engine.sampling import LARGEST_DEFAULT_BATCH, Step, sample, slerp, trajectory
+from skipstone.engine.request import LARGEST_DEFAULT_BATCH
+from skipstone.engine.sampling import Step, sample, slerp, trajectory
 from skipstone.engine.step import Model, evaluating, warm_up
 
 __all__ = [

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.engine.sampling import batch_of, count_and_shape, starts
-from skipstone.engine.step import Model, Row, advance, columns, evaluate, evaluating
-from skipstone.philox import Stream, normal
+from skipstone.engine.request import batch_of, count_and_shape, starts
+from skipstone.engine.slots import slots_for
+from skipstone.engine.step import Model, evaluating
 from skipstone.solvers import StepTable
 
 
@@ -80,7 +80,6 @@ def sample_many(
     # part by part, for a generator takes many times the memory of what it draws
     parts = torch.arange(count).split(slots)
     first = torch.cat([starts(model, shape, seed, part, start, dtype) for part in parts])
-    rows = _Rows(tables, first)
     done = first.new_empty(len(tables) * count, *shape)
 
     # What a step needs of the plan: which samples begin before it, and which have ended after it
@@ -89,42 +88,19 @@ def sample_many(
     ends = _Events(todo.end - 1, todo.steps, (todo.slot, todo.table * count + todo.sample), first.device)
     noisy = _noisy(todo, tables)
 
-    x = first.new_zeros(slots, *shape)
-    history = [torch.zeros_like(x) for _ in range(rows.history)]
-    row, sample = torch.zeros(2, slots, dtype=torch.int64, device=x.device)
+    batch = slots_for(model, tables, slots, first)
+    batch.load(tables, seed)
     with evaluating(model):
         for i in range(todo.steps):
             slot, begun, at = begins.at(i)
             if len(slot):
-                # assigned, not added to: a sample that diverged never touches its successor
-                x[slot], sample[slot], row[slot] = first[begun], begun, at
-                for h in history:
-                    h.index_fill_(0, slot, 0)  # a number assigned by [] would make the host wait
-            t = rows.times[row]
-            eps = evaluate(model, x, t)
-            z = normal(seed, Stream.STEP, sample, shape, t, dtype) if noisy[i] else None
-            x, _, left = advance(rows.at(row), x, eps, history, z)
-            history = [] if left is None else [left, *history[:-1]]
-            row = (row + 1).clamp(max=rows.last)  # a slot that nobody needs any more runs on: its sample is kept
+                batch.fill(slot, first[begun], begun, at)
+            batch.step(model, noisy[i])
             slot, kept = ends.at(i)
             if len(slot):
-                done[kept] = x[slot]
+                done[kept] = batch.x[slot]
             progress(i + 1, todo.steps)
     return list(done.split(count))
-
-
-class _Rows:
-    """All tables' rows below one another."""
-
-    def __init__(self, tables: Sequence[StepTable], like: Tensor) -> None:
-        self.history = max(table.c.shape[1] for table in tables)
-        self._flat = torch.cat([columns(table, self.history) for table in tables]).to(like)
-        self.times = torch.cat([table.t for table in tables]).to(like.device)
-        self.last = len(self.times) - 1
-
-    def at(self, row: Tensor) -> Row:
-        """The numbers of each slot's row: [B, 1, 1, 1] each."""
-        return Row.of(self._flat[row].T[..., None, None, None].unbind())
 
 
 class _Events:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.engine.step import Model, Row, advance, columns, evaluate, evaluating, own_parameter
+from skipstone.engine.packing import sample_many
+from skipstone.engine.request import batch_of, count_and_shape, starts, take
+from skipstone.engine.slots import recordable
+from skipstone.engine.step import Model, Row, advance, columns, evaluate, evaluating
 from skipstone.philox import Stream, normal
 from skipstone.solvers import StepTable
-
-LARGEST_DEFAULT_BATCH = 256
 
 
 class Step(NamedTuple):
@@ -49,6 +50,9 @@ def sample(
     progress: called after each evaluation of a batch with how many are done and how many there are.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device.
     """
+    if step_noise is None and recordable(model):
+        asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
+        return sample_many(model, [table], n, shape, **asked)[0]
     count, shape = count_and_shape(n, shape, start)
     size = batch_of(batch_size, count)
     total = -(-count // size) * table.nfe
@@ -57,7 +61,7 @@ def sample(
         index = torch.arange(first, first + size)
         kept = min(size, count - first)
         x = starts(model, shape, seed, index, start, dtype)
-        z = None if step_noise is None else _take(step_noise, index, dim=1)
+        z = None if step_noise is None else take(step_noise, index, dim=1)
         for i, step in enumerate(_rows(model, table, x, index, seed, z)):
             x = step.x
             progress(len(batches) * table.nfe + i + 1, total)
@@ -116,40 +120,3 @@ def _rows(
             if h is not None:
                 history.appendleft(h)
             yield Step(t, p, x, x0)
-
-
-def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor | None) -> tuple[int, tuple[int, ...]]:
-    """(n, shape), given as such or by `start`. Raises ValueError where they are missing or at odds."""
-    if start is not None:
-        if n not in (None, len(start)) or shape not in (None, tuple(start.shape[1:])):
-            raise ValueError(f"start has shape {tuple(start.shape)}; leave n and shape out, or let them agree with it.")
-        n, shape = len(start), tuple(start.shape[1:])
-    if n is None or shape is None:
-        raise ValueError("give n and shape, or start.")
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1.")
-    return n, tuple(shape)
-
-
-def batch_of(batch_size: int | None, count: int) -> int:
-    """The batch that was asked for, or `count` up to a cap."""
-    size = min(count, LARGEST_DEFAULT_BATCH) if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    return size
-
-
-def starts(
-    model: Model, shape: tuple[int, ...], seed: int, index: Tensor, start: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """The states in which samples `index` begin, on the model's device."""
-    parameter = own_parameter(model)
-    if start is not None:
-        return _take(start, index, dim=0).to(start.device if parameter is None else parameter.device, dtype)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    return normal(seed, Stream.START, index.to(device), shape, dtype=dtype)
-
-
-def _take(x: Tensor, index: Tensor, dim: int) -> Tensor:
-    """x at `index` along `dim`; an index past the end (padding) repeats the last entry."""
-    return x.index_select(dim, index.clamp(max=x.shape[dim] - 1).to(x.device))

@@ -6,6 +6,7 @@ from skipstone.metrics.features import Extractor, RandomFeatures
 from skipstone.metrics.inception import InceptionFeatures
 from skipstone.metrics.nearest import Memorisation, MemoryCheck, nearest
 from skipstone.metrics.proxies import Proxies
+from skipstone.metrics.ranks import rank_correlation
 from skipstone.metrics.solver_error import fine_solution, solver_rmse
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "frechet",
     "kernel",
     "nearest",
+    "rank_correlation",
     "solver_rmse",
 ]

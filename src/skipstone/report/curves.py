@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from skipstone import paper
 from skipstone.report.rows import Row, families, finite, floor, metrics
 
 _MARKERS = "osD^vPX*"
@@ -96,10 +97,10 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         axes.margins(y=0.1)
     else:
         positive = [value for value in values if value > 0]
-        _plain_log(axes, span=max(positive, default=1) / min(positive, default=1))
+        plain_log(axes, span=max(positive, default=1) / min(positive, default=1))
 
 
-def _plain_log(axes: Axes, span: float) -> None:
+def plain_log(axes: Axes, span: float) -> None:
     """A logarithmic y axis with plain numbers; between the decades too, the more the less it spans."""
     labelled = "123456789" if span < 3 else "235" if span < 30 else ""
     axes.set_yscale("log")
@@ -138,7 +139,7 @@ def save_training_curve(metrics_csv: Path, path: Path) -> bool:
         if points:
             axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
     axes.set(xlabel="step", ylabel="loss: mean squared error of eps")
-    _plain_log(axes, span=10)
+    plain_log(axes, span=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
@@ -159,10 +160,6 @@ def _column(records: Sequence[dict[str, Any]], name: str) -> list[tuple[int, flo
     return sorted(points)
 
 
-# Song et al. 2021, table 2: CIFAR-10 test images in [0, 1], encoded and decoded in S steps each
-_PAPER_TABLE_2 = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
-
-
 def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """The error of encoding and decoding against NFE, both axes logarithmic, the paper's figures beside it."""
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
@@ -171,7 +168,7 @@ def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
         points = sorted((row["nfe"], row["mse"]) for row in rows if row["method"] == method)
         if points:
             axes.loglog(*zip(*points, strict=True), "o-", label=label)
-    axes.loglog(_PAPER_TABLE_2.keys(), _PAPER_TABLE_2.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
+    axes.loglog(paper.TABLE_2.keys(), paper.TABLE_2.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
     axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

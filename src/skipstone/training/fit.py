@@ -48,7 +48,13 @@ def fit(
     resumed, past = checkpoints.latest(folder, model) or (None, {"global_step": 0, checkpoints.CURVE: []})
     curve = Curve(folder, past[checkpoints.CURVE])
     module = DiffusionModule(
-        hardware.layout(net), process, recipe, seed, images.flip, compiled=trainer_config["compile"]
+        hardware.layout(net),
+        process,
+        recipe,
+        seed,
+        images.flip,
+        compiled=trainer_config["compile"],
+        kernels=hardware.has_kernels(net, trainer_config),
     )
     survival = Survival(folder, model, curve, trainer_config["checkpoint_every_n_steps"])
     trainer = build_trainer(
@@ -106,7 +112,7 @@ def build_trainer(
     trainer_config: dict[str, Any], logger: list[Logger] | bool, callbacks: list[Callback]
 ) -> lightning.Trainer:
     """Lightning's Trainer from a resolved trainer group; training is one epoch, which the data makes max_steps long."""
-    ours = ("compile", "threads", "checkpoint_every_n_steps", "max_steps")
+    ours = ("compile", "kernels", "threads", "checkpoint_every_n_steps", "max_steps")
     if trainer_config["enable_progress_bar"]:
         callbacks = [*callbacks, _Bar(refresh_rate=_REFRESH)]
     try:

@@ -6,14 +6,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from skipstone import kernels
+from skipstone.unet import UNet
+
 _THREADS = torch.get_num_threads()
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The trainer settings with accelerator, precision and compile made concrete; the rest is passed through.
+    """The trainer settings with accelerator, precision, kernels and compile made concrete; the rest is passed through.
 
-    auto is CUDA in bf16-mixed and compiled where there is a GPU, the CPU in float32 elsewhere. Raises ValueError
-    for an accelerator that is not here, and for a precision or strategy that is not supported.
+    auto is CUDA in bf16-mixed with our own kernels where there is a GPU, the CPU in float32 elsewhere. Raises
+    ValueError for an accelerator that is not here, and for a precision or strategy that is not supported.
     """
     accelerator = trainer["accelerator"]
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
@@ -34,6 +38,10 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     concrete["precision"] = precision
     if trainer["compile"] == "auto":
         concrete["compile"] = gpu
+    if trainer["kernels"] is True and not (gpu and kernels.there()):
+        raise ValueError("kernels=true asks for a GPU and Triton, which are not both here: use kernels=auto.")
+    if trainer["kernels"] == "auto":
+        concrete["kernels"] = gpu and kernels.there()
     if trainer["strategy"] not in ("auto", "ddp_spawn"):
         raise ValueError(
             f"trainer.strategy={trainer['strategy']} is not supported: it would run the whole command once a device; "
@@ -61,12 +69,31 @@ def device(trainer: dict[str, Any]) -> torch.device:
     return torch.device(trainer["accelerator"], first)
 
 
-def place(net: nn.Module, trainer: dict[str, Any]) -> nn.Module:
-    """The network on the resolved trainer's device, compiled (in place, names kept) if it says so."""
+def place(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
+    """The network on the resolved trainer's device, in the form in which it is sampled over T = num_steps steps.
+
+    With our kernels that is a copy; else it is compiled (in place, names kept) if the trainer says so.
+    """
     net = layout(net).to(device(trainer))
+    if has_kernels(net, trainer):
+        return sampler(net, trainer, num_steps)
     if trainer["compile"]:
         net.compile()
     return net
+
+
+def sampler(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
+    """What samples a network that lies on the device: a copy with our kernels, or itself."""
+    if not has_kernels(net, trainer):
+        return net
+    from skipstone import fused  # imports Triton
+
+    return fused.Sampler(net, num_steps, _MIXED.get(trainer["precision"], torch.float32))
+
+
+def has_kernels(net: nn.Module, trainer: dict[str, Any]) -> bool:
+    """Whether this network is trained and sampled with our kernels: a UNet of pictures that they can hold."""
+    return trainer["kernels"] and isinstance(net, UNet) and net.image_size // net.patch <= kernels.LARGEST
 
 
 def layout(net: nn.Module) -> nn.Module:
@@ -76,5 +103,5 @@ def layout(net: nn.Module) -> nn.Module:
 
 def autocast(trainer: dict[str, Any]) -> AbstractContextManager:
     """The context in which a resolved trainer's network is evaluated outside Lightning's loops."""
-    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(trainer["precision"]))
+    mixed = _MIXED.get(trainer["precision"])
     return nullcontext() if mixed is None else torch.autocast(trainer["accelerator"], mixed)

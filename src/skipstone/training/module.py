@@ -8,6 +8,7 @@ and nothing has to be restored to resume it.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import lightning
 import torch
@@ -19,6 +20,8 @@ from skipstone.data import to_unit
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
 from skipstone.training.data import VALIDATION_BATCH
+from skipstone.training.recording import Recording
+from skipstone.unet import ResBlock
 
 # Multiples of it, modulo 1, fill [0, 1) evenly however many there are.
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -55,7 +58,8 @@ class DiffusionModule(lightning.LightningModule):
     """Trains an ε-predictor: minimises E ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14).
 
     net: eps = net(x_t, t).  flip: mirror half of the training images.  compiled: compile the network in the process
-    that trains it.  bins: into how many ranges of t the validation loss is told apart.
+    that trains it.  kernels: train a UNet with our own kernels instead.  bins: into how many ranges of t the
+    validation loss is told apart.
     """
 
     def __init__(
@@ -66,26 +70,66 @@ class DiffusionModule(lightning.LightningModule):
         seed: int,
         flip: bool,
         compiled: bool = False,
+        kernels: bool = False,
         bins: int = 10,
     ) -> None:
         super().__init__()
         self.net, self.process, self.recipe = net, process, recipe
         self.seed, self.flip, self.compiled = seed, flip, compiled
+        self.kernels = kernels
+        self._recording: Recording | None = None
         self.losses = nn.ModuleList(MeanMetric() for _ in range(min(bins, process.num_steps)))
 
     def on_fit_start(self) -> None:
-        if self.compiled:
+        with self.trainer.precision_plugin.forward_context():
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Compile what trains, under the autocast that it trains under."""
+        if self.kernels:
+            from skipstone import fused  # imports Triton
+
+            fused.compile_ahead(self.net, self._masks(0, self.device))
+        elif self.compiled:
             self.net.compile()  # in place: names in the state dict stay
+
+    def predict(self, x_t: Tensor, t: Tensor, masks: Tensor | None = None) -> Tensor:
+        """eps of the network, the way it is trained here. masks: see fused.predict."""
+        if not self.kernels:
+            return self.net(x_t, t)
+        from skipstone import fused  # imports Triton
+
+        return fused.predict(self.net, x_t, t, masks)
 
     def training_step(self, images: Tensor, step: int) -> Tensor:
         """One step on this device's share of the global batch. images: uint8 [N, C, H, W]."""
-        loss = self.loss(images, step, self.global_rank, self.trainer.world_size)
+        if self._recorded:
+            if self._recording is None:
+                self._recording = Recording(self.loss, list(self.net.parameters()), images)
+            loss = self._recording(images, step)
+        else:
+            loss = self.loss(images, step, self.global_rank, self.trainer.world_size)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log("train/loss", loss)  # not to the bar, for which Lightning would look at it at every step
         return loss
 
-    def loss(self, images: Tensor, step: int, rank: int = 0, ranks: int = 1) -> Tensor:
-        """L_simple of this share, the `rank`-th of `ranks`, at a step: a function of (weights, images, seed, step)."""
+    @property
+    def _recorded(self) -> bool:
+        """Whether steps are replayed from one recording: by one device, with nothing between loss and gradients."""
+        trainer = self.trainer
+        return self.kernels and trainer.world_size == trainer.accumulate_grad_batches == 1 and not trainer.scaler
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self._recording is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self._recording.deliver()
+
+    def loss(self, images: Tensor, step: int | Tensor, rank: int = 0, ranks: int = 1) -> Tensor:
+        """L_simple of this share, the `rank`-th of `ranks`, at a step: a function of (weights, images, seed, step).
+
+        step: an int, or int64 [1] on the device.
+        """
         n, device = len(images), images.device
         index = torch.arange(n, device=device) + n * rank  # positions in the global batch
         x0 = to_unit(images)
@@ -94,10 +138,19 @@ class DiffusionModule(lightning.LightningModule):
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         t = stratified_t(self.seed, index, n * ranks, self.process.num_steps, step)
         eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
-        # dropout has no other handle; torch.manual_seed would also look for every other kind of device
-        generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
-        generator.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, step * ranks + rank))
-        return (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean()
+        masks = self._masks(step * ranks + rank, device)
+        return (self.predict(self.process.diffuse(x0, t, eps), t, masks) - eps).square().mean()
+
+    def _masks(self, draw: int | Tensor, device: torch.device) -> Tensor | None:
+        """What dropout draws from: numbers for our kernels, or else the state of torch's generator, its only handle."""
+        if not self.kernels:
+            # torch.manual_seed would also look for every other kind of device
+            cuda = device.type == "cuda"
+            generator = torch.cuda.default_generators[device.index] if cuda else torch.default_generator
+            generator.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, draw))
+            return None
+        blocks = sum(isinstance(module, ResBlock) for module in self.net.modules())
+        return philox.words(self.seed, Stream.TRAIN_DROPOUT, torch.arange(blocks, device=device), draw, 1)[:, 0]
 
     def validation_step(self, images: Tensor, batch_index: int) -> None:
         """Held-out losses at fixed (t, ε), the same at every validation, spread evenly over t and told apart by t."""
@@ -107,7 +160,7 @@ class DiffusionModule(lightning.LightningModule):
         x0 = to_unit(images)
         t = (index.double() * _GOLDEN % 1 * self.process.num_steps).long()
         eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
-        losses = (self.net(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
+        losses = (self.predict(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
         self.log("val/loss", losses.mean(), batch_size=len(images), sync_dist=True)
         bins = t * len(self.losses) // self.process.num_steps
         for i, metric in enumerate(self.losses):
@@ -159,7 +212,7 @@ class DiffusionModule(lightning.LightningModule):
         return int(self.trainer.estimated_stepping_batches)
 
 
-def stratified_t(seed: int, index: Tensor, batch: int, num_steps: int, step: int) -> Tensor:
+def stratified_t(seed: int, index: Tensor, batch: int, num_steps: int, step: int | Tensor) -> Tensor:
     """Uniform t with one draw in each of `batch` equal strata: int64, of the shape of `index`.
 
     Each t is uniform on 0 … T−1, as L_simple asks; together they cover the range, which takes variance out of the

@@ -1,0 +1,75 @@
+"""The DDIM paper's tables from one finished model: python scripts/tables.py run=<key> dataset=cifar10
+
+A run that was cut off, or left parts out for its budget, goes on with out=<its folder>.
+"""
+
+import time
+
+import hydra
+from omegaconf import DictConfig
+
+from skipstone.command import CONF, main
+
+BEGAN = time.perf_counter()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="tables")
+def job(config: DictConfig) -> None:
+    """Writes results.json, results.csv (every cell), results.md (the page) and its pictures results-*.png."""
+    from pathlib import Path
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from skipstone import settings
+    from skipstone.finished import open_model, require_training_data, resolve_trainer
+    from skipstone.report import results
+    from skipstone.tables import Ledger, Tables, about, carry_out
+    from skipstone.training import hardware
+
+    def spent() -> float:
+        return time.perf_counter() - BEGAN
+
+    settings.check(config)
+    tried = results.read_tried(config.tried)
+    model = open_model(config, images=2, images_all_steps=2, images_back=1, batch_size=1)
+    try:
+        baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"baseline: {error}") from error
+    trainer = resolve_trainer(config)
+    images = instantiate(config.dataset)
+    for net in filter(None, (model, baseline)):
+        require_training_data(net, images)
+    ledger = Ledger(Path(config.out), about.identity(config, model, baseline, images, trainer["precision"]))
+    before = {"start and data": spent()}
+    device = hardware.device(trainer)
+    tables = Tables(config, model, images, trainer, baseline)
+    accuracy = about.classifier_accuracy(tables.proxies)
+    before["classifier and real features"] = spent() - sum(before.values())
+    machine = about.machine(trainer, device)
+    ledger.results |= {
+        "model": about.model_facts(model),
+        "baseline": None if baseline is None else about.model_facts(baseline),
+        "data": about.data_facts(config, images),
+        "classifier_accuracy": accuracy,
+        "machine": machine,
+        "command": about.command("tables", list(HydraConfig.get().overrides.task)),
+        "train_command": config.train_command,
+        "tried": tried,
+        "before": before,
+    }
+    ahead = ledger.missing(tables.parts)
+    if ahead:
+        with hardware.autocast(trainer):
+            before["compiling"], rate = tables.warm_up()
+            limits = {"rate": rate, "budget": config.budget, "spent": spent}
+            carry_out(ahead, ledger, **limits, device=machine["device"], entered=lambda: results.write_page(ledger))
+    ledger.save()
+    path = results.write(ledger, model.folder / "metrics.csv")
+    print(f"Look next at {path} ({spent():.0f} s after the start)")
+
+
+if __name__ == "__main__":
+    main(job)

@@ -1,0 +1,120 @@
+"""A batch of samples in flight, each at a row of its own, and the step that takes all of them one row on.
+
+Where the model allows it, the step is recorded once as a CUDA graph and replayed: the host then launches one thing a
+step instead of some hundreds, which is what small batches wait for.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from skipstone.engine.step import Model, Row, advance, columns, evaluate, own_parameter
+from skipstone.philox import Stream, as_key, normal
+from skipstone.solvers import StepTable
+
+_KEPT = 4  # recordings a model
+
+
+class Slots:
+    """B slots on one device. All of its tensors stay where they are, so that a recording of `step` remains valid.
+
+    x: the states [B, C, H, W].  row, sample: int64 [B], each slot's row in the tables and the sample that it runs.
+    rows: how many rows the tables have together, at most.  history: how many earlier rows a step may read.
+    """
+
+    def __init__(
+        self, size: int, shape: tuple[int, ...], rows: int, history: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.x = torch.zeros(size, *shape, dtype=dtype, device=device)
+        self._history = [torch.zeros_like(self.x) for _ in range(history)]
+        self._row, self._sample = torch.zeros(2, size, dtype=torch.int64, device=device)
+        self._flat = torch.zeros(rows, len(Row._fields) - 1 + history, dtype=dtype, device=device)
+        self._times = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._seed = torch.zeros(1, dtype=torch.int64, device=device)
+        self._graphs: dict[bool, torch.cuda.CUDAGraph] | None = None
+
+    def load(self, tables: Sequence[StepTable], seed: int) -> None:
+        """Take over the rows of all tables, below one another, and the seed of the steps' noise."""
+        flat = torch.cat([columns(table, len(self._history)) for table in tables])
+        times = torch.cat([table.t for table in tables])
+        # past the end the last row stands again: a slot that nobody needs any more runs on there
+        at = torch.arange(len(self._times)).clamp(max=len(times) - 1)
+        self._flat.copy_(flat[at])
+        self._times.copy_(times[at])
+        self._seed.fill_(as_key(seed))
+
+    def fill(self, slot: Tensor, x: Tensor, sample: Tensor, row: Tensor) -> None:
+        """Let new samples begin in some slots. Assigned, not added to: a sample that diverged leaves nothing behind."""
+        self.x[slot], self._sample[slot], self._row[slot] = x, sample, row
+        for h in self._history:
+            h.index_fill_(0, slot, 0)  # a number assigned by [] would make the host wait
+
+    def step(self, model: Model, noisy: bool) -> None:
+        """Take every slot one row on. noisy: whether any of them may add noise."""
+        if self._graphs is None:
+            self._advance(model, noisy)
+            return
+        if noisy not in self._graphs:
+            self._graphs[noisy] = self._record(model, noisy)
+        self._graphs[noisy].replay()
+
+    def _advance(self, model: Model, noisy: bool) -> None:
+        row = Row.of(self._flat[self._row].T[..., None, None, None].unbind())
+        t = self._times[self._row]
+        eps = evaluate(model, self.x, t)
+        z = normal(self._seed, Stream.STEP, self._sample, self.x.shape[1:], t, self.x.dtype) if noisy else None
+        x, _, left = advance(row, self.x, eps, self._history, z)
+        if left is not None:
+            for k in reversed(range(1, len(self._history))):
+                self._history[k].copy_(self._history[k - 1])
+            self._history[0].copy_(left)
+        self.x.copy_(x)
+        self._row.add_(1).clamp_(max=len(self._times) - 1)
+
+    def _record(self, model: Model, noisy: bool) -> torch.cuda.CUDAGraph:
+        """The step as a graph, after it ran once for nothing, in which kernels are compiled and chosen."""
+        state = (self.x, self._row, *self._history)
+        before = [tensor.clone() for tensor in state]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self._advance(model, noisy)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._advance(model, noisy)
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+        return graph
+
+
+_recorded: WeakKeyDictionary[nn.Module, OrderedDict[tuple, Slots]] = WeakKeyDictionary()
+
+
+def recordable(model: Model) -> bool:
+    """Whether the model's evaluation may be recorded: it says so itself, as `recordable`, and is on a CUDA device.
+
+    Such a model never waits for the device, never branches on what is there, and keeps its weights where they are.
+    """
+    parameter = own_parameter(model)
+    return getattr(model, "recordable", False) and parameter is not None and parameter.is_cuda
+
+
+def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor) -> Slots:
+    """Slots for samples like those in `like` [n, C, H, W]; those of a recordable model are kept for the next call."""
+    rows, history = sum(table.nfe for table in tables), max(table.c.shape[1] for table in tables)
+    if not recordable(model):
+        return Slots(size, like.shape[1:], rows, history, like.dtype, like.device)
+    rows = 1 << (rows - 1).bit_length()  # so that tables of other lengths find the recording, too
+    kept = _recorded.setdefault(model, OrderedDict())
+    key = (size, like.shape[1:], rows, history, like.dtype)
+    if key not in kept:
+        while len(kept) >= _KEPT:
+            kept.popitem(last=False)
+        kept[key] = Slots(*key, like.device)
+        kept[key]._graphs = {}
+    kept.move_to_end(key)
+    return kept[key]
