@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import runs
+from skipstone import compiling, runs
 from skipstone.data import ImageSet
 from skipstone.evaluation import Cell, build_cells
 from skipstone.process import ForwardProcess
@@ -39,6 +39,7 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
     """
     for name, value in {"seed": 0, **smallest}.items():
         require_number(config, name, int, value)
+    compiling.keep_under(config.paths.outputs)
     store = runs.ModelStore(config.paths.outputs)
     there = store.keys() or ["none; train one with train.py"]
     if OmegaConf.is_missing(config, "run"):

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import archive, philox, runs, settings
+from skipstone import archive, compiling, philox, runs, settings
 from skipstone.data import ImageSet
 from skipstone.evaluation import build_cells, evaluate
 from skipstone.philox import Stream
@@ -35,6 +35,7 @@ def run(config: DictConfig) -> None:
     Whatever is wrong with the configuration is found before training starts.
     """
     settings.check(config)
+    compiling.keep_under(config.paths.outputs)
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
     folder = Path(hydra.runtime.output_dir)

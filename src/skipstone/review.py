@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skipstone import archive, metrics, runs
+from skipstone import archive, compiling, engine, metrics, runs
 from skipstone.data import ImageSet
 from skipstone.evaluation import Cell, Result, evaluate
 from skipstone.process import ForwardProcess
@@ -67,6 +67,9 @@ def review(
     command: to get all this again.  group, job_type: of the tracker's run.
     """
     with hardware.autocast(trained.trainer):
+        size = min(config.evaluation.batch_size, proxies.n * len(cells))
+        with compiling.announced("the network, to sample it", trained.trainer):
+            engine.warm_up(trained.net, trained.images.shape, size)
         fine = _fine_solution(config, trained)
         with Progress(transient=True) as bar:
             task = bar.add_task("sampling")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from skipstone import compiling
 from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
 from skipstone.settings import CONF, check
@@ -31,6 +32,7 @@ class Subject:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("train", overrides)
         check(config)
+        compiling.keep_under(config.paths.outputs)
         settings = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
         hardware.use_threads(settings["threads"])
         return cls(config, settings)

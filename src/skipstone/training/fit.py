@@ -18,6 +18,7 @@ from skipstone.training.checkpoints import DurableIO
 from skipstone.training.curve import Curve
 from skipstone.training.data import ImageData, StepSampler
 from skipstone.training.ema import EMA
+from skipstone.training.first_step import FirstStep
 from skipstone.training.module import DiffusionModule, Recipe
 from skipstone.training.survival import Survival
 
@@ -65,6 +66,7 @@ def fit(
             *callbacks,  # before EMA, which puts the raw weights back at validation's end
             EMA(recipe.ema_decay),
             LearningRateMonitor("step"),
+            FirstStep(trainer_config),
         ],
     )
     batches = trainer_config["max_steps"] * accumulated

@@ -1,0 +1,49 @@
+"""Where compiled code is kept, and what is said while it is made."""
+
+import logging
+import os
+
+import pytest
+import tiny
+import torch
+
+from skipstone import compiling
+
+VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+@pytest.fixture(autouse=True)
+def anew(monkeypatch):
+    monkeypatch.setattr(compiling, "_done", set())
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, "/somewhere")  # so that it is put back
+        monkeypatch.delenv(variable)
+
+
+def test_compiled_code_is_kept_under_outputs_unless_the_user_says_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    compiling.keep_under("outputs")
+    assert [os.environ[name] for name in VARIABLES] == [str(tmp_path / "outputs" / "cache" / "inductor"), "/mine"]
+    from torch._inductor.runtime.runtime_utils import cache_dir
+
+    assert cache_dir() == os.environ["TORCHINDUCTOR_CACHE_DIR"]  # read when it is used, not when torch is imported
+
+
+def test_a_training_that_compiles_says_so_once_and_says_how_long_it_took(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "skipstone")
+    compiling.keep_under(tmp_path)
+    with torch._dynamo.config.patch(disable=True):  # compiling in earnest takes a minute
+        for name in ("one", "two"):
+            tiny.train(tmp_path / name, max_steps=2, compile=True)
+    said = [record.message for record in caplog.records if record.name == "skipstone.compiling"]
+    assert len(said) == 2
+    assert said[0].startswith("compiling the network, to train it: about a minute the first time")
+    assert said[0].endswith(f"found again in {tmp_path / 'cache'}")
+    assert said[1].startswith("compiled the network, to train it in ")
+
+
+def test_one_that_compiles_nothing_says_nothing(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "skipstone")
+    tiny.train(tmp_path / "plain", max_steps=2)
+    assert not [record for record in caplog.records if record.name == "skipstone.compiling"]
