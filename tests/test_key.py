@@ -146,3 +146,10 @@ def test_where_it_runs_is_not_in_the_key_but_its_precision_is(monkeypatch):
             trainer = hardware.resolve({**config["trainer"], "precision": precision})
             keys[there, precision] = key({**config, "trainer": trainer}, images_of(config))
     assert keys[False, "auto"] == keys[False, "32-true"] == keys[True, "32-true"] != keys[True, "auto"]
+
+
+def test_a_setting_that_came_later_leaves_the_keys_of_earlier_models():
+    """As they were before training.weighting, to the letter: who trained for a day finds the model again."""
+    for overrides, name in (([], "mnist5k-965aa8ecbf"), (["model=unet_cifar10"], "mnist5k-4e9619406a")):
+        config = resolved(overrides)
+        assert key(config, images_of(config)) == name

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import itertools
 import math
 
@@ -13,7 +14,7 @@ from skipstone.philox import Stream
 from skipstone.training import hardware
 from skipstone.training.data import Batches, StepSampler, place
 from skipstone.training.fit import fit
-from skipstone.training.module import Recipe, stratified_t
+from skipstone.training.module import DiffusionModule, Recipe, stratified_t
 
 TRAINER = {**tiny.TRAINER, "checkpoint_every_n_steps": 3, "enable_progress_bar": True}
 RECIPE = tiny.RECIPE
@@ -226,6 +227,32 @@ def test_t_is_uniform_and_spread_over_the_batch():
 
 
 @pytest.mark.parametrize(
+    ("name", "weight"),
+    [("none", lambda snr: 1), ("min_snr", lambda snr: min(snr, 5) / snr), ("p2", lambda snr: 1 / (1 + snr))],
+)
+def test_the_loss_is_weighted_by_the_signal_to_noise_ratio(name, weight, images):
+    """Against the formulas, image by image; a network that predicts nothing has an error of eps²."""
+    process = ForwardProcess(noise.linear(50))
+    recipe = dataclasses.replace(RECIPE, weighting=name)
+    net = UNet(8, 1, base=8, multipliers=(1, 2), blocks=1, attention=(4,))
+    loss = DiffusionModule(net, process, recipe, 0, flip=False).loss(images.train, 3)
+    index = torch.arange(16)
+    t = stratified_t(0, index, 16, 50, 3)
+    errors = philox.normal(0, Stream.TRAIN_EPS, index, (1, 8, 8), 3).double().square().mean(dim=(1, 2, 3))
+    alpha_bars = torch.cumprod(1 - noise.linear(50), 0)[t].tolist()
+    weights = [weight(alpha_bar / (1 - alpha_bar)) for alpha_bar in alpha_bars]
+    expected = sum(w * e for w, e in zip(weights, errors.tolist(), strict=True)) / 16
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_the_loss_are_no_part_of_the_model(images, tmp_path):
+    train(images, tmp_path, recipe=dataclasses.replace(RECIPE, weighting="min_snr"), max_steps=2)
+    assert not any(
+        "loss_weights" in name for name in torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    )
+
+
+@pytest.mark.parametrize(
     ("trainer", "said"),
     [
         (dict(accelerator="gpu"), "there is none here"),
@@ -255,6 +282,7 @@ def test_auto_is_decided_by_what_is_here(monkeypatch, there):
         (dict(batch_size=0), "training.batch_size"),
         (dict(learning_rate=0.0), "training.learning_rate"),
         (dict(ema_decay=1.0), "training.ema_decay"),
+        (dict(weighting="snr"), "training.weighting='snr' is unknown: choose none, min_snr or p2"),
     ],
 )
 def test_impossible_recipes_are_refused(settings, said):

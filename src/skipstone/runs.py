@@ -41,6 +41,10 @@ _WEIGHTLESS = (
     "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
 )  # fmt: skip
 
+# Recipe settings that came later, at the value that leaves training as it was: they are not hashed there, so that a
+# model that was trained before has the key that it had.
+_NEUTRAL = {"weighting": "none"}
+
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
     "skipstone.UNet", "skipstone.VelocityUNet",
@@ -55,7 +59,7 @@ def weights_config(config: dict[str, Any], images: ImageSet) -> dict[str, Any]:
         "dataset": {"name": images.name, "fingerprint": images.fingerprint, "flip": images.flip},
         "model": config["model"],
         "noise": config["noise"],
-        "training": config["training"],
+        "training": {k: v for k, v in config["training"].items() if k not in _NEUTRAL or v != _NEUTRAL[k]},
         "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
         "seed": config["seed"],
     }

@@ -25,6 +25,7 @@ from skipstone.unet import ResBlock
 
 # Multiples of it, modulo 1, fill [0, 1) evenly however many there are.
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_GAMMA = 5.0  # of min_snr, its authors' choice
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Recipe:
 
     batch_size: of the global batch, over all devices.  learning_rate: the peak, after `warmup` steps of linear rise.
     decay: "cosine" falls from the peak to 0 at the last step, "constant" stays.  ema_decay: of the averaged weights,
-    which are the ones that are stored.
+    which are the ones that are stored.  weighting: of the squared error in ε by the signal-to-noise ratio of its t,
+    SNR = ᾱ/(1−ᾱ): "none" is L_simple; "min_snr" min(SNR, 5)/SNR (Hang et al. 2023, for ε); "p2" 1/(1 + SNR)
+    (Choi et al. 2022, with γ = k = 1). Both take weight from the smallest noise, where little of an image is decided.
     """
 
     batch_size: int
@@ -42,8 +45,11 @@ class Recipe:
     decay: str
     weight_decay: float
     ema_decay: float
+    weighting: str = "none"
 
     def __post_init__(self) -> None:
+        if self.weighting not in ("none", "min_snr", "p2"):
+            raise ValueError(f"training.weighting={self.weighting!r} is unknown: choose none, min_snr or p2.")
         if self.decay not in ("cosine", "constant"):
             raise ValueError(f"training.decay={self.decay!r} is unknown: choose cosine or constant.")
         if self.batch_size < 1:
@@ -53,9 +59,19 @@ class Recipe:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay={self.ema_decay} must lie in [0, 1).")
 
+    def loss_weights(self, process: ForwardProcess) -> Tensor | None:
+        """The weight of each t: float64 [T]; None where all are 1."""
+        if self.weighting == "none":
+            return None
+        t = torch.arange(process.num_steps)
+        snr = process.alpha_bar(t) / process.one_minus_alpha_bar(t)
+        return snr.clamp(max=_GAMMA) / snr if self.weighting == "min_snr" else 1 / (1 + snr)
+
 
 class DiffusionModule(lightning.LightningModule):
-    """Trains an ε-predictor: minimises E ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14).
+    """Trains an ε-predictor: minimises E w(t) ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14, where w = 1).
+
+    Validation's losses are of w = 1 whatever the recipe, so that trainings compare.
 
     net: eps = net(x_t, t).  flip: mirror half of the training images.  compiled: compile the network in the process
     that trains it.  kernels: train a UNet with our own kernels instead.  bins: into how many ranges of t the
@@ -78,6 +94,8 @@ class DiffusionModule(lightning.LightningModule):
         self.seed, self.flip, self.compiled = seed, flip, compiled
         self.kernels = kernels
         self._recording: Recording | None = None
+        weights = recipe.loss_weights(process)
+        self.register_buffer("loss_weights", None if weights is None else weights.float(), persistent=False)
         self.losses = nn.ModuleList(MeanMetric() for _ in range(min(bins, process.num_steps)))
 
     def on_fit_start(self) -> None:
@@ -126,7 +144,7 @@ class DiffusionModule(lightning.LightningModule):
             self._recording.deliver()
 
     def loss(self, images: Tensor, step: int | Tensor, rank: int = 0, ranks: int = 1) -> Tensor:
-        """L_simple of this share, the `rank`-th of `ranks`, at a step: a function of (weights, images, seed, step).
+        """The loss of this share, the `rank`-th of `ranks`, at a step: a function of (weights, images, seed, step).
 
         step: an int, or int64 [1] on the device.
         """
@@ -139,7 +157,10 @@ class DiffusionModule(lightning.LightningModule):
         t = stratified_t(self.seed, index, n * ranks, self.process.num_steps, step)
         eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
         masks = self._masks(step * ranks + rank, device)
-        return (self.predict(self.process.diffuse(x0, t, eps), t, masks) - eps).square().mean()
+        errors = (self.predict(self.process.diffuse(x0, t, eps), t, masks) - eps).square()
+        return (
+            errors.mean() if self.loss_weights is None else (self.loss_weights[t] * errors.mean(dim=(1, 2, 3))).mean()
+        )
 
     def _masks(self, draw: int | Tensor, device: torch.device) -> Tensor | None:
         """What dropout draws from: numbers for our kernels, or else the state of torch's generator, its only handle."""
