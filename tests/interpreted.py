@@ -17,6 +17,8 @@ from skipstone.kernels.taps import convolve_to_few
 from skipstone.kernels.total import total
 from skipstone.philox import Stream
 
+BETAS = noise.linear()
+
 
 def images(n, channels, side):
     return torch.randn(n, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
@@ -88,9 +90,10 @@ def products():
     weight = torch.randn(24, 56, requires_grad=True)
     for other, part in ((None, weight[:, :16]), (skip, weight)):
         x = a if other is None else torch.cat([a, other], 1)
-        reference = residual + F.conv2d(x, part[:, :, None, None])
-        inputs = [residual, a, weight, *([] if other is None else [other])]
-        report("project", (project(residual, a, part, other),), (reference,), inputs)
+        for bias in (None, torch.randn(24, requires_grad=True)):
+            reference = residual + F.conv2d(x, part[:, :, None, None], bias)
+            inputs = [v for v in (residual, a, weight, other, bias) if v is not None]
+            report("project", (project(residual, a, part, other, bias),), (reference,), inputs)
     x, weight, bias = images(2, 12, 6), torch.randn(3, 12, 3, 3, requires_grad=True), torch.randn(3, requires_grad=True)
     report("taps", (convolve_to_few(x, weight, bias),), (F.conv2d(x, weight, bias, padding=1),), [x, weight, bias])
     x, add, bias = images(2, 12, 5), images(2, 12, 5), torch.randn(12, requires_grad=True)
@@ -120,10 +123,10 @@ def networks():
     """Attention, a level without, odd sizes that cannot be doubled, patches, both heads: outputs and all gradients."""
     for net in (
         UNet(16, 3, base=16, multipliers=(1, 2, 2), blocks=2, attention=(8,)),
-        VelocityUNet(14, 1, base=8, multipliers=(1, 2), blocks=1, attention=(7,), patch=2, betas=noise.linear()),
+        VelocityUNet(14, 1, base=8, multipliers=(1, 2), blocks=1, attention=(7,), patch=2, betas=BETAS),
         UNet(7, 1, base=8, multipliers=(1, 2), blocks=1, attention=()),
     ):
-        net = net.to(memory_format=torch.channels_last)
+        net = net.to(sys.argv[1], memory_format=torch.channels_last)
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skipstone import kernels
 from skipstone.kernels.norm import group_norm
+from skipstone.kernels.patches import patches
 from skipstone.kernels.project import project
 from skipstone.kernels.taps import convolve_to_few
 from skipstone.kernels.total import total
@@ -53,12 +54,14 @@ class Evaluation:
     shift: of a block, what is added to the output of conv1, as group_norm's shift and rows.
     keep: a module, a word and what makes a tensor from weights alone; returns the tensor, made now or before.
     masks: for each block in turn, which mask its dropout draws: int64 [1].
+    dtype: of what passes through.
     """
 
     net: UNet
     shift: Callable[[ResBlock], tuple[Tensor, Tensor | None]]
     keep: Callable[[nn.Module, str, Callable[[], Tensor]], Tensor]
     masks: Iterator[Tensor]
+    dtype: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output of the network's last layer, float32 [N, channels, H, W]. x: float32, of that shape."""
@@ -86,9 +89,8 @@ class Evaluation:
         n, c, height, width = x.shape
         odd = -9 * c % 8  # tensor cores want rows of a multiple of 16 bytes
         weight = self.keep(conv, "rows", lambda: F.pad(conv.weight.flatten(1), (0, odd)))
-        patches = F.pad(x.to(weight.dtype), (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)  # [N, C, H, W, 3, 3]
-        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(n, height * width, 9 * c)
-        return F.linear(F.pad(patches, (0, odd)), weight, conv.bias).view(n, height, width, -1).permute(0, 3, 1, 2)
+        y = F.linear(patches(x, 9 * c + odd, self.dtype), weight, conv.bias)
+        return y.view(n, height, width, -1).permute(0, 3, 1, 2)
 
     def norm(self, norm: nn.GroupNorm, h: Stream, skip: Stream | None = None, silu: bool = True) -> Tensor:
         """silu(norm(h)), or of the concatenation [h, skip]."""
@@ -134,7 +136,10 @@ class Evaluation:
         if pending is not None:
             plain = bias
             bias = self.keep(conv, "through", lambda: plain + (weight * pending).sum(1))
-        return Stream(project(residual, h.x, weight.to(h.x.dtype), None if skip is None else skip.x), bias)
+        weight, other = weight.to(h.x.dtype), None if skip is None else skip.x
+        if torch.is_grad_enabled():  # the bias stays pending: a norm has its gradient for nothing, a product has not
+            return Stream(project(residual, h.x, weight, other), bias)
+        return Stream(project(residual, h.x, weight, other, bias))
 
     def downsample(self, conv: nn.Conv2d, h: Stream) -> Stream:
         """The padding on the right and bottom alone: by a row and a column of zeros on the kernel's top and left."""
@@ -186,12 +191,14 @@ def predict(net: UNet, x: Tensor, t: Tensor, masks: Tensor | None = None) -> Ten
 
     masks: int64 [residual blocks] from which dropout draws, where the network is in training mode and has any.
     """
+    device = x.device.type
     embedding = F.silu(net.time(timestep_embedding(t, net.base).to(x.dtype)))
     evaluate = Evaluation(
         net,
         shift=lambda block: (block.time(embedding) + block.conv1.bias, None),
         keep=lambda module, word, make: make(),
         masks=iter(() if masks is None else masks.split(1)),
+        dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype,
     )
     return net.read(evaluate(x), x, t)
 
@@ -216,6 +223,7 @@ class Sampler(nn.Module):
 
     def __init__(self, net: UNet, num_steps: int, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
+        self._dtype = dtype
         self.net = copy.deepcopy(net).requires_grad_(False).eval()
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d) and module is not self.net.conv_out:
@@ -245,7 +253,9 @@ class Sampler(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        evaluate = Evaluation(self.net, lambda block: (self.table[:, self._columns[block]], t), self._keep, iter(()))
+        evaluate = Evaluation(
+            self.net, lambda block: (self.table[:, self._columns[block]], t), self._keep, iter(()), self._dtype
+        )
         with torch.autocast(x.device.type, enabled=False):
             return self.net.read(evaluate(x), x, t)
 

@@ -22,7 +22,7 @@ class ForwardProcess:
         self.betas = betas
         self.alphas = 1 - betas
         # log ᾱ keeps both ᾱ and 1 − ᾱ = −expm1(log ᾱ) accurate where the other is close to 1. Row t+1 holds step t.
-        self._log_alpha_bars = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])
+        self._log_alpha_bars = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.alpha_bars = self._log_alpha_bars[1:].exp()
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
 

@@ -49,25 +49,35 @@ def _channels(first_group, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PER_GROUP:
     """Of every lane: its channel, and whether it is one and not padding."""
     lane = tl.arange(0, GROUPS * WIDTH)
     if WIDTH == PER_GROUP:
-        channel, real = first_group * PER_GROUP + lane, lane >= 0
+        channel, real = first_group * PER_GROUP + lane, tl.full((GROUPS * WIDTH,), 1, tl.int1)
     else:
         channel, real = (first_group + lane // WIDTH) * PER_GROUP + lane % WIDTH, lane % WIDTH < PER_GROUP
     return channel, real
 
 
 @triton.jit
-def _over_group(values, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """The sum of [pixels, lanes] over each group: [lanes], the same for all lanes of a group."""
-    by_lane = tl.reshape(tl.sum(values, axis=0), (GROUPS, WIDTH))
-    by_group = tl.sum(by_lane, axis=1)
+def _over_group(by_lane, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
+    """The sum of [lanes] over each group: [lanes], the same for all lanes of a group."""
+    by_group = tl.sum(tl.reshape(by_lane, (GROUPS, WIDTH)), axis=1)
     return tl.reshape(tl.broadcast_to(by_group[:, None], (GROUPS, WIDTH)), (GROUPS * WIDTH,))
+
+
+@triton.jit
+def _sigmoid(z, ROUGH: tl.constexpr):
+    """ROUGH: by the hardware's tanh, whose error of 2^-11 is less than what rounding to 16 bits leaves."""
+    if ROUGH:
+        half = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [0.5 * z], tl.float32, is_pure=True, pack=1)
+        value = 0.5 * half + 0.5
+    else:
+        value = tl.sigmoid(z)
+    return value
 
 
 @triton.jit
 def _read(x, skip, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2: tl.constexpr, first, end):
     """A tile of [x, skip] along the channels first … end − 1, which few programs have in both."""
     at_x, at_skip = (n * PIXELS + pixel) * C1 + channel, (n * PIXELS + pixel) * C2 + channel - C1
-    if C2 == 0:  # noqa: SIM114 (without a skip, what reads it must not be compiled)
+    if C2 == 0:
         tile = tl.load(x + at_x, mask=there, other=0.0)
     elif end <= C1:
         tile = tl.load(x + at_x, mask=there, other=0.0)
@@ -84,7 +94,7 @@ def _read(x, skip, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2: tl.co
 def _write(x, skip, tile, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2: tl.constexpr, first, end):
     """The tile to where `_read` would find it."""
     at_x, at_skip = (n * PIXELS + pixel) * C1 + channel, (n * PIXELS + pixel) * C2 + channel - C1
-    if C2 == 0:  # noqa: SIM114
+    if C2 == 0:
         tl.store(x + at_x, tile, mask=there)
     elif end <= C1:
         tl.store(x + at_x, tile, mask=there)
@@ -101,7 +111,7 @@ def _forward(
     PIXELS, shift_stride,
     C1: tl.constexpr, C2: tl.constexpr, GROUP: tl.constexpr, EPS: tl.constexpr, SILU: tl.constexpr, P: tl.constexpr,
     ADD: tl.constexpr, SHIFT: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr, STATS: tl.constexpr,
-    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
+    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = C1 + C2
     n = tl.program_id(1).to(tl.int64)
@@ -109,7 +119,10 @@ def _forward(
     first, end = first_group * GROUP, (first_group + GROUPS) * GROUP
     channel, real = _channels(first_group, GROUPS, WIDTH, GROUP)
     pixel = tl.arange(0, PADDED)[:, None]
-    there = (pixel < PIXELS) & real[None, :]
+    if FULL:  # a mask of ones costs nothing
+        there = tl.full((PADDED, GROUPS * WIDTH), 1, tl.int1)
+    else:
+        there = (pixel < PIXELS) & real[None, :]
 
     v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end).to(tl.float32)
     if ADD:
@@ -119,14 +132,12 @@ def _forward(
         v += tl.load(shift + row * shift_stride + channel, mask=real, other=0.0).to(tl.float32)[None, :]
         v = tl.where(there, v, 0.0)
     if KEEP:
-        kept = v.to(r.dtype.element_ty)
-        tl.store(r + (n * PIXELS + pixel) * C + channel[None, :], kept, mask=there)
-        v = kept.to(tl.float32)  # what the backward pass will read
+        tl.store(r + (n * PIXELS + pixel) * C + channel[None, :], v.to(r.dtype.element_ty), mask=there)
 
     count = PIXELS * GROUP
-    mean = _over_group(v, GROUPS, WIDTH) / count
+    mean = _over_group(tl.sum(v, axis=0), GROUPS, WIDTH) / count
     centred = tl.where(there, v - mean[None, :], 0.0)
-    rstd = tl.rsqrt(_over_group(centred * centred, GROUPS, WIDTH) / count + EPS)
+    rstd = tl.rsqrt(_over_group(tl.sum(centred * centred, axis=0), GROUPS, WIDTH) / count + EPS)
     if STATS:
         lane = tl.arange(0, GROUPS * WIDTH)
         at = n * (C // GROUP) + first_group + lane // WIDTH
@@ -135,7 +146,7 @@ def _forward(
     scale = rstd * tl.load(weight + channel, mask=real, other=0.0)
     z = centred * scale[None, :] + tl.load(bias + channel, mask=real, other=0.0)[None, :]
     if SILU:
-        z = z * tl.sigmoid(z)
+        z = z * _sigmoid(z, y.dtype.element_ty != tl.float32)
     at = (n * PIXELS + pixel) * C + channel[None, :]
     if P > 0:
         z = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, z / (1 - P))
@@ -148,7 +159,7 @@ def _backward(
     PIXELS, shift_stride,
     C1: tl.constexpr, C2: tl.constexpr, GROUP: tl.constexpr, SILU: tl.constexpr, P: tl.constexpr,
     SHIFT: tl.constexpr, DSHIFT: tl.constexpr, DR: tl.constexpr,
-    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
+    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = C1 + C2
     n = tl.program_id(1).to(tl.int64)
@@ -156,7 +167,10 @@ def _backward(
     first, end = first_group * GROUP, (first_group + GROUPS) * GROUP
     channel, real = _channels(first_group, GROUPS, WIDTH, GROUP)
     pixel = tl.arange(0, PADDED)[:, None]
-    there = (pixel < PIXELS) & real[None, :]
+    if FULL:  # a mask of ones costs nothing
+        there = tl.full((PADDED, GROUPS * WIDTH), 1, tl.int1)
+    else:
+        there = (pixel < PIXELS) & real[None, :]
     at = (n * PIXELS + pixel) * C + channel[None, :]
 
     v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end).to(tl.float32)
@@ -172,17 +186,17 @@ def _backward(
         dz = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, dz / (1 - P))
     if SILU:
         z = normed * w[None, :] + tl.load(bias + channel, mask=real, other=0.0)[None, :]
-        s = tl.sigmoid(z)
+        s = _sigmoid(z, dx.dtype.element_ty != tl.float32)
         dz *= s * (1 + z * (1 - s))
-    tl.store(dweight + n * C + channel, tl.sum(dz * normed, axis=0), mask=real)
-    tl.store(dbias + n * C + channel, tl.sum(dz, axis=0), mask=real)
+    of_weight, of_bias = tl.sum(dz * normed, axis=0), tl.sum(dz, axis=0)
+    tl.store(dweight + n * C + channel, of_weight, mask=real)
+    tl.store(dbias + n * C + channel, of_bias, mask=real)
 
-    # r̂ = (r − mean)·rstd:  dr = rstd·(dr̂ − ⟨dr̂⟩ − r̂⟨dr̂·r̂⟩), averages over the group
-    dnormed = dz * w[None, :]
+    # r̂ = (r − mean)·rstd:  dr = rstd·(dr̂ − ⟨dr̂⟩ − r̂⟨dr̂·r̂⟩), averages over the group, and dr̂ = w dz
     count = PIXELS * GROUP
-    average = _over_group(dnormed, GROUPS, WIDTH) / count
-    along = _over_group(dnormed * normed, GROUPS, WIDTH) / count
-    dv = rstd[None, :] * (dnormed - average[None, :] - normed * along[None, :])
+    average = _over_group(w * of_bias, GROUPS, WIDTH) / count
+    along = _over_group(w * of_weight, GROUPS, WIDTH) / count
+    dv = rstd[None, :] * (dz * w[None, :] - average[None, :] - normed * along[None, :])
     if DR:  # what flows back past the norm
         dv += tl.load(dr + at, mask=there, other=0.0).to(tl.float32)
     if DSHIFT:
@@ -219,7 +233,8 @@ class _GroupNorm(torch.autograd.Function):
             x, skip, add, shift, rows, weight, bias, y, r, mean, rstd, seed, pixels, stride,
             C1=c1, C2=c2, GROUP=per_group, EPS=eps, SILU=silu, P=dropout,
             ADD=add is not None, SHIFT=shift is not None, ROWS=rows is not None, KEEP=add is not None, STATS=train,
-            PADDED=tiling.pixels, GROUPS=tiling.groups, WIDTH=tiling.width, num_warps=tiling.warps,
+            PADDED=tiling.pixels, GROUPS=tiling.groups, WIDTH=tiling.width,
+            FULL=tiling.pixels == pixels and tiling.width == per_group, num_warps=tiling.warps,
         )  # fmt: skip
         if train:
             # where r was kept, the shift is in it
@@ -245,7 +260,8 @@ class _GroupNorm(torch.autograd.Function):
             dy, dr, r, skip, shift, weight, bias, mean, rstd, dx, dskip, *sums, seed, pixels, stride,
             C1=c1, C2=channels - c1, GROUP=per_group, SILU=silu, P=dropout,
             SHIFT=shift is not None, DSHIFT=ctx.shifted is not None, DR=dr is not None,
-            PADDED=tiling.pixels, GROUPS=tiling.groups, WIDTH=tiling.width, num_warps=tiling.warps,
+            PADDED=tiling.pixels, GROUPS=tiling.groups, WIDTH=tiling.width,
+            FULL=tiling.pixels == pixels and tiling.width == per_group, num_warps=tiling.warps,
         )  # fmt: skip
         # over the samples; a shift of each sample keeps its own
         dshift = None if ctx.shifted is None else sums[2]

@@ -1,4 +1,4 @@
-"""The 1×1 convolutions that end on the residual stream: out = residual + [a, skip] Wᵀ, in one pass."""
+"""The 1×1 convolutions that end on the residual stream: out = residual + [a, skip] Wᵀ + bias, in one pass."""
 
 from typing import Any
 
@@ -29,21 +29,22 @@ def _product(acc, a, weight, row, column, M, K: tl.constexpr, W_STRIDE: tl.const
 
 @triton.jit
 def _project(
-    a, skip, weight, residual, out, M,
+    a, skip, weight, residual, bias, out, M,
     K1: tl.constexpr, K2: tl.constexpr, N: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     program = tl.program_id(0)
     row = (program // columns).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = program % columns * BLOCK_N + tl.arange(0, BLOCK_N)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    there = (row < M)[:, None] & (column < N)[None, :]
+    at = row[:, None] * N + column[None, :]
+    acc = tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
+    if BIAS:
+        acc += tl.load(bias + column, mask=column < N, other=0.0).to(tl.float32)[None, :]
     acc = _product(acc, a, weight, row, column, M, K1, K1 + K2, 0, N, BLOCK_K)
     if K2 > 0:
         acc = _product(acc, skip, weight, row, column, M, K2, K1 + K2, K1, N, BLOCK_K)
-    there = (row < M)[:, None] & (column < N)[None, :]
-    at = row[:, None] * N + column[None, :]
-    acc += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=there)
 
 
@@ -54,7 +55,9 @@ def _matrix(x: Tensor) -> Tensor:
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, a: Tensor, skip: Tensor | None, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, residual: Tensor, a: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
         residual = residual.contiguous(memory_format=torch.channels_last)
         left, right = _matrix(a), None if skip is None else _matrix(skip)
         weight = weight.contiguous()
@@ -63,10 +66,11 @@ class _Project(torch.autograd.Function):
         config = {**_CONFIG, "BLOCK_N": min(_CONFIG["BLOCK_N"], max(16, triton.next_power_of_2(columns)))}
         grid = (triton.cdiv(rows, config["BLOCK_M"]) * triton.cdiv(columns, config["BLOCK_N"]),)
         launch(_project, grid,
-            left, right, weight, residual, out, rows,
-            K1=left.shape[1], K2=0 if right is None else right.shape[1], N=columns, **config,
+            left, right, weight, residual, bias, out, rows,
+            K1=left.shape[1], K2=0 if right is None else right.shape[1], N=columns, BIAS=bias is not None, **config,
         )  # fmt: skip
         ctx.save_for_backward(a, skip, weight)
+        ctx.biased = bias is not None
         return out
 
     @staticmethod
@@ -79,7 +83,8 @@ class _Project(torch.autograd.Function):
             right = _matrix(skip)
             dskip = _images(g @ weight[:, left.shape[1] :], skip)
             dweight.append(g.T @ right)
-        return grad, _images(da, a), dskip, torch.cat(dweight, dim=1)
+        dbias = g.sum(0, dtype=torch.float32) if ctx.biased else None
+        return grad, _images(da, a), dskip, torch.cat(dweight, dim=1), dbias
 
 
 def _images(matrix: Tensor, like: Tensor) -> Tensor:
@@ -87,10 +92,12 @@ def _images(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.view(n, height, width, -1).permute(0, 3, 1, 2)
 
 
-def project(residual: Tensor, a: Tensor, weight: Tensor, skip: Tensor | None = None) -> Tensor:
-    """residual + conv1×1([a, skip]), differentiable.
+def project(
+    residual: Tensor, a: Tensor, weight: Tensor, skip: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """residual + conv1×1([a, skip]) + bias, differentiable.
 
     residual: float [N, C, H, W].  a: [N, K1, H, W].  skip: [N, K2, H, W].  weight: [C, K1 + K2] of their dtype.
-    All are read, and the result is, channels_last; sums are float32.
+    bias: [C].  All are read, and the result is, channels_last; sums are float32.
     """
-    return _Project.apply(residual, a, skip, weight)
+    return _Project.apply(residual, a, skip, weight, bias)
