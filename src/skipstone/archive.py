@@ -1,15 +1,16 @@
 """Results on disk: what a report shows of a run's cells, so that a sweep's jobs can be put on one page later."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from skipstone import durable
 from skipstone.evaluation import Film, Result
-from skipstone.runs import write_tensors
 
 _NAME = "results.safetensors"
 _KEPT = 64  # samples a cell: as many as a page shows
@@ -25,7 +26,7 @@ def save(results: Sequence[Result], model: str, folder: Path) -> None:
             tensors |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
         steps = result.film and {"t": result.film.t, "p": result.film.p}
         told.append({"own": result.own, "row": {"model": model, **result.row}, "steps": steps})
-    write_tensors(
+    durable.write_tensors(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, {"results": json.dumps(told)}
     )
 
@@ -36,14 +37,19 @@ def there(folder: Path) -> bool:
 
 
 def load(folder: Path) -> list[Result]:
-    """What `save` wrote into the folder; rows say which model."""
-    with safe_open(folder / _NAME, "pt") as file:
-        results = []
-        for i, told in enumerate(json.loads(file.metadata()["results"])):
-            samples, steps = file.get_tensor(f"{i}.samples"), told["steps"]
-            film = steps and Film(steps["t"], steps["p"], file.get_tensor(f"{i}.x"), file.get_tensor(f"{i}.x0"))
-            results.append(Result(told["own"], samples, told["row"], film))
-    return results
+    """What `save` wrote into the folder; rows say which model. Raises OSError, and ValueError for a damaged file."""
+    try:
+        with safe_open(folder / _NAME, "pt") as file:
+            told = enumerate(json.loads(file.metadata()["results"]))
+            return [_result(f"{i}.", each, file.get_tensor) for i, each in told]
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / _NAME} is damaged or of another version: {error}") from error
+
+
+def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) -> Result:
+    steps = told["steps"]
+    film = steps and Film(steps["t"], steps["p"], tensor(f"{prefix}x"), tensor(f"{prefix}x0"))
+    return Result(told["own"], tensor(f"{prefix}samples"), told["row"], film)
 
 
 def renamed(result: Result, name: str) -> Result:

@@ -4,6 +4,7 @@ import logging
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch import nn
 
 from skipstone import archive, philox, runs, settings
 from skipstone.data import ImageSet
-from skipstone.evaluation import build_cells, evaluate
+from skipstone.evaluation import Cell, build_cells, evaluate
+from skipstone.metrics import MemoryCheck, Proxies
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
 from skipstone.review import Trained, open_tracker, proxies_of, review
@@ -32,52 +34,73 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig) -> None:
     """Train the model of this configuration if it is not there, sample its cells, leave a report.
 
-    Whatever is wrong with the configuration is found before training starts.
+    Whatever is wrong with the configuration is found before training starts. A job of a resumed multirun that has its
+    result is done already. Raises FileExistsError for a folder that has the result of another command.
     """
     settings.check(config)
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
     folder = Path(hydra.runtime.output_dir)
     if archive.there(folder):
+        if config.resume is None:
+            raise FileExistsError(f"{folder} holds the result of another command: name a folder that does not exist.")
         log.info("%s has its result already", folder)
         return
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
-    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
     hardware.use_threads(trainer["threads"])
+    work = _prepare(config, trainer, alone=sweep is None)
+
+    key = runs.model_key(work.weights)
+    group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
+    renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
+    store = runs.ModelStore(config.paths.outputs)
+    model_folder = store.ensure(work.weights, partial(_train, config, work, folder, group), config.fresh, renewed)
+
+    def place() -> nn.Module:
+        runs.load_weights(work.net, model_folder)
+        return hardware.place(work.net, trainer)
+
+    net = _keep("net", [str(model_folder), store.finished_at(key), trainer], place)
+    trained = Trained(net, work.process, work.images, model_folder, trainer, work.memory)
+    command = shlex.join(["python", "train.py", *(word for word in hydra.overrides.task if not _is_resume(word))])
+    review(config, trained, work.cells, work.proxies, folder, command, group, job_type="sample")
+
+
+def _is_resume(word: str) -> bool:
+    return word.startswith("resume=")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Everything that a configuration amounts to. net: with its first weights.  watched: cells while it trains."""
+
+    net: nn.Module
+    process: ForwardProcess
+    images: ImageSet
+    recipe: Recipe
+    cells: list[Cell]
+    watched: list[Cell]
+    proxies: Proxies
+    memory: MemoryCheck
+    plain: dict[str, Any]
+    weights: dict[str, Any]
+
+
+def _prepare(config: DictConfig, trainer: dict[str, Any], alone: bool) -> _Work:
+    """Build all of it, or raise. trainer: resolved.  alone: whether this is no job of a multirun."""
+    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
     process = ForwardProcess(instantiate(config.noise))
     grid, few = config.evaluation, config.evaluation.training
-    whole = sweep is None if grid.grid == "auto" else grid.grid
+    whole = alone if grid.grid == "auto" else grid.grid
     cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
     watched = build_cells(config, process, few.taus, few.etas)
-    fresh = _network(config)
+    net = _network(config)
     images: ImageSet = _keep("images", plain["dataset"], lambda: instantiate(config.dataset))
     measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
     proxies = _keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
-    n = min(few.images, proxies.n)
-    sample = partial(
-        evaluate, cells=watched, shape=images.shape, proxies=proxies.at(n), seed=config.seed, batch_size=grid.batch_size
-    )
-    watch = SamplingCallback(sample, folder / "training")
-    recipe = Recipe(**config.training)
-
-    store = runs.ModelStore(config.paths.outputs)
+    memory = _keep("memory", [plain["dataset"], trainer], lambda: MemoryCheck(images, hardware.device(trainer)))
     weights = runs.weights_config(plain, images)
-    key = runs.model_key(weights)
-    group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
-    train = partial(_train, config, plain, fresh, process, images, recipe, watch, folder, group)
-    renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
-    model_folder = store.ensure(weights, train, config.fresh and not (renewed and renewed.exists()))
-    if renewed and config.fresh:
-        renewed.touch()
-
-    def place() -> nn.Module:
-        runs.load_weights(fresh, model_folder)
-        return hardware.place(fresh, trainer)
-
-    net = _keep("net", [str(model_folder), store.finished_at(key), trainer], place)
-    trained = Trained(net, process, images, model_folder, trainer)
-    command = shlex.join(["python", "train.py", *hydra.overrides.task])
-    review(config, trained, cells, proxies, folder, command, group, job_type="sample")
+    return _Work(net, process, images, Recipe(**config.training), cells, watched, proxies, memory, plain, weights)
 
 
 _kept: dict[str, tuple[Any, Any]] = {}
@@ -98,16 +121,21 @@ def _network(config: DictConfig) -> nn.Module:
         return instantiate(config.model)
 
 
-def _train(
-    config: DictConfig, plain: dict[str, Any], net: nn.Module, process: ForwardProcess, images: ImageSet,
-    recipe: Recipe, watch: SamplingCallback, folder: Path, group: str, model_folder: Path,
-) -> nn.Module:  # fmt: skip
-    """Train `net` in the model's folder, watched by the tracker and by a few cells; returns the averaged network."""
-    logger = open_tracker(config, plain, folder, "train", model_folder.name, group)
-    log.info("training %s for %d steps", model_folder, plain["trainer"]["max_steps"])
+def _train(config: DictConfig, work: _Work, folder: Path, group: str, model_folder: Path) -> nn.Module:
+    """Train the network in the model's folder, watched by the tracker and by a few cells; returns the averaged one."""
+    trainer, few, batch = work.plain["trainer"], config.evaluation.training, config.evaluation.batch_size
+    proxies = work.proxies.at(min(few.images, work.proxies.n))
+    sample = partial(
+        evaluate, cells=work.watched, shape=work.images.shape, proxies=proxies, seed=config.seed, batch_size=batch
+    )
+    watch = SamplingCallback(sample, folder / "training")
+    logger = open_tracker(config, work.plain, folder, "train", model_folder.name, group)
+    log.info("training %s for %d steps", model_folder, trainer["max_steps"])
     began, finished = time.perf_counter(), False
     try:
-        net = fit(net, process, images, recipe, plain["trainer"], config.seed, model_folder, logger, (watch,))
+        net = fit(
+            work.net, work.process, work.images, work.recipe, trainer, config.seed, model_folder, logger, (watch,)
+        )
         finished = True
     finally:
         tracking.finish(logger, finished)
