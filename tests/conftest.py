@@ -32,6 +32,7 @@ def net():
 @pytest.fixture(scope="session")
 def composed():
     """Hydra's composition, as train.py or another command gets it: composed("schedule=exp", ..., config="sample")."""
+
     def with_overrides(*overrides, config="train"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(config, overrides=list(overrides))

@@ -200,6 +200,19 @@ def test_a_signal_saves_the_very_step_and_stops(number, hook, tmp_path):
     assert equal(whole.state_dict(), tiny.train(tmp_path / "cut").state_dict())
 
 
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    class Signal(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        tiny.train(tmp_path, (Signal(),))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == tiny.TRAINER["max_steps"]
+
+
 def test_a_signal_after_the_last_step_stops_what_would_follow(tmp_path):
     class Signal(lightning.Callback):
         def on_train_end(self, trainer, module):

@@ -16,8 +16,11 @@ _NAME = "results.safetensors"
 _KEPT = 64  # samples a cell: as many as a page shows
 
 
-def save(results: Sequence[Result], model: str, folder: Path) -> None:
-    """Write the results of one model's cells into a run's folder: every row and film, the first samples."""
+def save(results: Sequence[Result], model: str, command: str, folder: Path) -> None:
+    """Write the results of one model's cells into a run's folder: every row and film, the first samples.
+
+    command: the one that gave them.
+    """
     tensors: dict[str, Tensor] = {}
     told = []
     for i, result in enumerate(results):
@@ -26,14 +29,22 @@ def save(results: Sequence[Result], model: str, folder: Path) -> None:
             tensors |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
         steps = result.film and {"t": result.film.t, "p": result.film.p}
         told.append({"own": result.own, "row": {"model": model, **result.row}, "steps": steps})
-    durable.write_tensors(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, {"results": json.dumps(told)}
-    )
+    metadata = {"results": json.dumps(told), "command": command}
+    durable.write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, metadata)
 
 
 def there(folder: Path) -> bool:
-    """Whether a run came to its results."""
+    """Whether a run left results, be they whole or not."""
     return (folder / _NAME).is_file()
+
+
+def command(folder: Path) -> str | None:
+    """The command that gave the results in the folder; None where there are none that can be read."""
+    try:
+        with safe_open(folder / _NAME, "pt") as file:
+            return (file.metadata() or {}).get("command")
+    except (OSError, SafetensorError):
+        return None
 
 
 def load(folder: Path) -> list[Result]:

@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig) -> None:
     """Train the model of this configuration if it is not there, sample its cells, leave a report.
 
-    Whatever is wrong with the configuration is found before training starts. A job of a resumed multirun that has its
-    result is done already. Raises FileExistsError for a folder that has the result of another command.
+    Whatever is wrong with the configuration is found before training starts. What has its result already is not done
+    again. Raises FileExistsError for a folder with the result of another command.
     """
     settings.check(config)
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
     folder = Path(hydra.runtime.output_dir)
-    if archive.there(folder):
-        if config.resume is None:
-            raise FileExistsError(f"{folder} holds the result of another command: name a folder that does not exist.")
+    words = [word for word in hydra.overrides.task if not word.startswith("resume=")]
+    command = shlex.join(["python", "train.py", *words])
+    if _has_result(folder, command, resumed=config.resume is not None):
         log.info("%s has its result already", folder)
         return
     trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
@@ -62,12 +62,14 @@ def run(config: DictConfig) -> None:
 
     net = _keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     trained = Trained(net, work.process, work.images, model_folder, trainer, work.memory)
-    command = shlex.join(["python", "train.py", *(word for word in hydra.overrides.task if not _is_resume(word))])
     review(config, trained, work.cells, work.proxies, folder, command, group, job_type="sample")
 
 
-def _is_resume(word: str) -> bool:
-    return word.startswith("resume=")
+def _has_result(folder: Path, command: str, resumed: bool) -> bool:
+    before = archive.command(folder)
+    if before is not None and before != command and not resumed:
+        raise FileExistsError(f"{folder} holds the result of another command ({before}): name a new folder.")
+    return before is not None
 
 
 @dataclass(frozen=True)

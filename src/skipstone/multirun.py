@@ -157,7 +157,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", r"\'") + "'"
 
 
-class JobFailed(ValueError):
+class JobError(ValueError):
     """Why a job failed, in one sentence."""
 
 
@@ -165,7 +165,7 @@ class JobFailed(ValueError):
 def failure_noted() -> Iterator[None]:
     """Around one job: leave the sentence on its failure in its folder, for the report over all jobs.
 
-    In a process to which a launcher gave the job, an exception is told as a JobFailed, for not every exception survives
+    In a process to which a launcher gave the job, an exception is told as a JobError, for not every exception survives
     the way to another process, and an interrupt ends the process, which would go on with the next job.
     """
     hydra = HydraConfig.get()
@@ -182,7 +182,7 @@ def failure_noted() -> Iterator[None]:
             raise
         if not isinstance(error, EXPECTED):  # a bug of ours, whose traceback would be lost
             log.exception("the job failed")
-        raise JobFailed(sentence(error)) from None
+        raise JobError(sentence(error)) from None
     except KeyboardInterrupt:
         if not elsewhere:
             raise

@@ -33,7 +33,10 @@ _COMPARED = 12  # samples that are shown beside their nearest training images
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished model. net: on the device of `trainer`, the resolved settings under which it is evaluated.  memory: of its images."""
+    """A finished model. net: on the device of `trainer`, the resolved settings under which it is evaluated.
+
+    memory: of its images.
+    """
 
     net: nn.Module
     process: ForwardProcess
@@ -93,7 +96,7 @@ def review(
             finished = True
         finally:  # a multirun's next job would go on in a run that was left open
             tracking.finish(logger, finished)
-    archive.save(results, trained.folder.name, folder)
+    archive.save(results, trained.folder.name, command, folder)
     table.print_table(results)
     print(f"Look next at {path} (model: {trained.folder})")
     return results

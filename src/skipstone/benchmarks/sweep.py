@@ -36,7 +36,9 @@ def sweep(overrides: list[str]) -> None:
     print(f"one training, alone          {training:7.1f} s   ({' and '.join(f'{seconds:.1f}' for seconds in trained)})")
     print(f"{len(cells)} samplings, alone         {sampling:7.1f} s")
     print(f"the sweep                    {whole:7.1f} s   {whole / (training + sampling):6.3f} of both")
-    print(f"{len(cells)} separate runs            {separate:7.1f} s   {separate / whole:6.2f} sweeps, reckoned from two")
+    print(
+        f"{len(cells)} separate runs            {separate:7.1f} s   {separate / whole:6.2f} sweeps (from two of them)"
+    )
     print(f"Lightning's fit took {fits[0]}, {fits[1]} (in the sweep) and {fits[2]} s.")
 
 
@@ -85,7 +87,7 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> dict[tuple[int, float],
 
 def _training_seconds(outputs: Path) -> int:
     """Of Lightning's fit, by the log."""
-    (said,) = {found for log in outputs.glob("**/train.log") for found in re.findall(r"trained in (\d+) s", log.read_text())}
+    (said,) = re.findall(r"trained in (\d+) s", "".join(log.read_text() for log in outputs.glob("**/train.log")))
     return int(said)
 
 
