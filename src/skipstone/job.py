@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import archive, philox, runs, settings
+from skipstone import archive, locks, philox, runs, settings
 from skipstone.data import ImageSet
 from skipstone.evaluation import Cell, build_cells, evaluate
 from skipstone.metrics import MemoryCheck, Proxies
@@ -39,8 +39,16 @@ def run(config: DictConfig) -> None:
     """
     settings.check(config)
     hydra = HydraConfig.get()
-    sweep = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
     folder = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN:
+        # a job may still run somewhere when its multirun is resumed
+        with locks.held(folder / "lock", f"job {folder}"):
+            _run(config, hydra, folder, Path(hydra.sweep.dir))
+    else:
+        _run(config, hydra, folder, None)
+
+
+def _run(config: DictConfig, hydra: DictConfig, folder: Path, sweep: Path | None) -> None:
     words = [word for word in hydra.overrides.task if not word.startswith("resume=")]
     command = shlex.join(["python", "train.py", *words])
     if _has_result(folder, command, resumed=config.resume is not None):

@@ -122,6 +122,7 @@ class ModelStore:
         self.root.mkdir(parents=True, exist_ok=True)
         with locks.held(self.root / f"{key}.lock", f"the training of {final}", folder / _CONFIG):
             self._adopt(key)
+            list(self.root.glob(f"{key}*/*"))  # NFS may remember what was not there until a folder is read again
             if wanted():
                 self._train(weights, train, folder)
                 self._adopt(key)

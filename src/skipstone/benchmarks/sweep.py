@@ -7,53 +7,66 @@ of sampling and measuring it in a process that has everything loaded and does no
 """
 
 import os
-import re
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 TAUS, ETAS = (10, 20, 50, 100), (0.0, 0.5, 1.0)
 ROOT = Path(__file__).parents[3]
 
 
+class Seconds(NamedTuple):
+    """By the clock, and of the processor, which other work on the machine stretches less."""
+
+    wall: float
+    processor: float
+
+
 def sweep(overrides: list[str]) -> None:
     """Print the seconds of all of it, and the multirun's over those of one training and twelve samplings."""
+    cells = list(product(TAUS, ETAS))
     with tempfile.TemporaryDirectory() as name:
         first, all_of_them, last = (Path(name) / part for part in ("first", "all", "last"))
-        cells = list(product(TAUS, ETAS))
-        runs = [_command(first, cells[:1], overrides)]
+        before = _command(first, cells[:1], overrides)
         whole = _command(all_of_them, cells, overrides)
-        runs.append(_command(last, cells[-1:], overrides))
+        after = _command(last, cells[-1:], overrides)
         sampled = _cells_alone(all_of_them, overrides)
-        fits = [_training_seconds(folder) for folder in (first, all_of_them, last)]
-    trained = [run - sampled[cell] for run, cell in zip(runs, (cells[0], cells[-1]), strict=True)]
-    training, sampling = statistics.mean(trained), sum(sampled.values())
-    separate = len(cells) * training + sampling
-    print(f"one training, alone          {training:7.1f} s   ({' and '.join(f'{seconds:.1f}' for seconds in trained)})")
-    print(f"{len(cells)} samplings, alone         {sampling:7.1f} s")
-    print(f"the sweep                    {whole:7.1f} s   {whole / (training + sampling):6.3f} of both")
-    print(
-        f"{len(cells)} separate runs            {separate:7.1f} s   {separate / whole:6.2f} sweeps (from two of them)"
-    )
-    print(f"Lightning's fit took {fits[0]}, {fits[1]} (in the sweep) and {fits[2]} s.")
+    for clock in Seconds._fields:
+        alone = {cell: getattr(seconds, clock) for cell, seconds in sampled.items()}
+        trained = [getattr(before, clock) - alone[cells[0]], getattr(after, clock) - alone[cells[-1]]]
+        training, sampling, measured = sum(trained) / 2, sum(alone.values()), getattr(whole, clock)
+        separate = len(cells) * training + sampling
+        print(f"seconds by the {clock}")
+        print(
+            f"  one training, alone   {training:8.1f}   (before the sweep {trained[0]:.1f}, after it {trained[1]:.1f})"
+        )
+        print(f"  {len(cells)} samplings, alone  {sampling:8.1f}")
+        print(f"  the sweep             {measured:8.1f}   {measured / (training + sampling):.3f} of both")
+        print(f"  {len(cells)} separate runs     {separate:8.1f}   {separate / measured:.2f} sweeps; from two of them")
 
 
-def _command(outputs: Path, cells: list[tuple[int, float]], overrides: list[str]) -> float:
-    """Seconds of train.py on these cells, from nothing."""
+def _command(outputs: Path, cells: list[tuple[int, float]], overrides: list[str]) -> Seconds:
+    """Of train.py on these cells, from nothing."""
     taus, etas = (",".join(map(str, dict.fromkeys(values))) for values in zip(*cells, strict=True))
     settings = [f"paths.outputs={outputs}", "evaluation.grid=false", f"tau={taus}", f"eta={etas}", *overrides]
     command = [sys.executable, ROOT / "train.py", *(["-m"] if len(cells) > 1 else []), *settings]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _processor_of_children()
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
-    return time.perf_counter() - began
+    return Seconds(time.perf_counter() - began, _processor_of_children() - used)
 
 
-def _cells_alone(outputs: Path, overrides: list[str]) -> dict[tuple[int, float], float]:
-    """Seconds of each cell on the model that is trained there."""
+def _processor_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _cells_alone(outputs: Path, overrides: list[str]) -> dict[tuple[int, float], Seconds]:
+    """Of each cell on the model that is trained there."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -73,22 +86,16 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> dict[tuple[int, float],
     net, images = hardware.place(net, trainer), instantiate(config.dataset)
     proxies, batch = proxies_of(config, images, trainer), config.evaluation.batch_size
 
-    def seconds(cell: tuple[int, float]) -> float:
+    def seconds(cell: tuple[int, float]) -> Seconds:
         config.tau, config.eta = cell
         cells = build_cells(config, process, [], [])
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         with hardware.autocast(trainer):
             evaluate(net, cells, images.shape, proxies, seed=config.seed, batch_size=batch, film=True)
-        return time.perf_counter() - began
+        return Seconds(time.perf_counter() - began, time.process_time() - used)
 
     seconds((TAUS[-1], ETAS[0]))  # the first call of all is slower
     return {cell: seconds(cell) for cell in product(TAUS, ETAS)}
-
-
-def _training_seconds(outputs: Path) -> int:
-    """Of Lightning's fit, by the log."""
-    (said,) = re.findall(r"trained in (\d+) s", "".join(log.read_text() for log in outputs.glob("**/train.log")))
-    return int(said)
 
 
 if __name__ == "__main__":
