@@ -48,7 +48,7 @@ def assert_one_training_and_one_report(outputs, said):
 
 def test_joblib(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    sweep = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "tau=99,3", "eta=0.0,1.0", "fresh=true"]
+    sweep = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "tau=99,3", "eta=0.0,1.0", "fresh=true", "-m"]
     done = run(f"paths.outputs={tmp_path}", *sweep)
     assert done.returncode == 1
     logs = assert_one_training_and_one_report(tmp_path, done.stderr)
@@ -66,6 +66,7 @@ from joblib import Parallel, delayed
 
 def threads(wanted):
     import torch
+    from skipstone.training import hardware
     hardware.use_threads(wanted)
     return torch.get_num_threads()
 
@@ -133,7 +134,7 @@ def test_submitit_with_a_job_that_is_preempted(tmp_path):
 def test_what_befell_a_launcher_is_one_sentence(tmp_path):
     submitit = pytest.importorskip("submitit")
     assert multirun._complaint(BrokenProcessPool()).startswith("a worker process was killed")
-    job = submitit.AutoExecutor(tmp_path, cluster="local").submit(sys.exit, 3)
+    job = submitit.AutoExecutor(tmp_path, cluster="local").submit(int, "no number")
     for call, said in (
         (job.results, "a job came to no result"),
         (lambda: submitit.AutoExecutor(tmp_path, cluster="nowhere"), "the jobs could not be submitted: "),
