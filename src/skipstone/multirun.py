@@ -91,7 +91,7 @@ def _complaint(error: Exception) -> str | None:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if not frame.f_globals["__name__"].startswith("submitit."):
         return None
-    last = str(error).strip().splitlines()[-1]
+    last = str(error).strip().splitlines()[-1].lstrip("- ")
     if type(error).__name__ in ("FailedJobError", "UncompletedJobError"):
         return f"a job came to no result ({last}), and others may go on: once they have ended, {again}"
     return f"the jobs could not be submitted: {last}"
@@ -171,8 +171,6 @@ def failure_noted() -> Iterator[None]:
     hydra = HydraConfig.get()
     elsewhere = hydra.mode == RunMode.MULTIRUN and Sweep.folder is None
     note = Path(hydra.runtime.output_dir) / FAILURE
-    if elsewhere and multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which sends it to all; the parent passes it on
     try:
         yield
     except Exception as error:

@@ -35,8 +35,8 @@ class Survival(Callback):
     is due at a step with a validation is saved before that, with a mark that the validation is still to come; so a
     training that is killed while it validates loses no step, and no validation.
 
-    SIGTERM and SIGINT, unless ignored, save and raise SystemExit; where SLURM would requeue, so does its signal, and
-    the job is put back into the queue, or submitit does it (`fit`). A second one does not wait for the step to end.
+    SIGTERM and SIGINT save and raise SystemExit; where SLURM would requeue, so does its signal, and the job is put
+    back into the queue, or submitit does it (`fit`). The same signal once more does not wait for the step to end.
     """
 
     def __init__(self, folder: Path, model: str, curve: Curve, every: int) -> None:
@@ -50,11 +50,11 @@ class Survival(Callback):
         self.saved = trainer.global_step
         if threading.current_thread() is threading.main_thread():  # Lightning puts the old handlers back
             for number in (signal.SIGTERM, signal.SIGINT, *requeue_signals()):
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, self._on_signal)
+                signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self.stop = self.stop is not None, signal.Signals(number)
+        # of a terminal's Ctrl-C a worker process hears by SIGINT and, through its parent, by SIGTERM
+        again, self.stop = number == self.stop, self.stop or signal.Signals(number)
         if again or self._lossless:
             raise SystemExit(128 + number)
 
