@@ -54,7 +54,9 @@ class Survival(Callback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # of a terminal's Ctrl-C a worker process hears by SIGINT and, through its parent, by SIGTERM
-        again, self.stop = number == self.stop, self.stop or signal.Signals(number)
+        again = number == self.stop
+        if self.stop is None or number in requeue_signals():  # a cluster may send SIGTERM first
+            self.stop = signal.Signals(number)
         if again or self._lossless:
             raise SystemExit(128 + number)
 
