@@ -8,25 +8,16 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of torch would slow other busy processes down
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from skipstone.command import CONF, Sweep, failure_noted, main
-
-OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
-
-
-def _outputs(folder: str | None) -> str:
-    if not folder:
-        raise ValueError("paths.outputs is empty: name the folder for everything that runs write.")
-    return folder
-
-
-OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
+from skipstone.command import main
+from skipstone.multirun import failure_noted, reported
+from skipstone.settings import CONF
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def job(config: DictConfig) -> None:
-    """One invocation, or one job of a multirun."""
+    """One invocation, or one job of a multirun, wherever its launcher carries it out."""
     with failure_noted():
         from skipstone.job import run  # imports torch and Lightning, which --help and --cfg do without
 
@@ -35,15 +26,8 @@ def job(config: DictConfig) -> None:
 
 def runs() -> None:
     """All jobs of the command line; of a multirun, however it ended, the report over those that have results."""
-    Sweep.resume()
-    try:
+    with reported():
         job()
-    finally:
-        if Sweep.folder is not None:
-            from skipstone import sweep
-
-            path = sweep.report(Sweep.folder)
-            print(f"Look next at {path}" if path else f"No job of {Sweep.folder} has a result.")
 
 
 if __name__ == "__main__":

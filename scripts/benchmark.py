@@ -5,9 +5,10 @@ sampling: engine.sample over as many bare calls of the network, at evaluation.ba
 grid: 4 taus × 3 etas × 200 images, all cells in one batch that stays full, and one cell after the other.
 startup: seconds of --help and --cfg job, and from the command to the end of the first training step.
 checkpoint: seconds of a checkpoint over those of the steps between two of them.
+sweep: a multirun of 12 jobs beside one training and its 12 samplings alone; a quarter of an hour on a CPU.
 table: Markdown from files that --json wrote (their names in place of overrides).
 
-All but the last two print images/s, evaluations/s, TFLOP/s, the share of a matrix product's rate, and the time
+All but the last three print images/s, evaluations/s, TFLOP/s, the share of a matrix product's rate, and the time
 over that of the first row. Medians over rounds in which all contenders take turns; each is warm by then.
 """
 
@@ -19,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from skipstone.command import main
 
-WHAT = ("training", "sampling", "grid", "startup", "checkpoint", "table")
+WHAT = ("training", "sampling", "grid", "startup", "checkpoint", "sweep", "table")
 
 
 def arguments() -> argparse.Namespace:
@@ -51,6 +52,11 @@ def run() -> None:
         from skipstone.benchmarks.table import table
 
         print(table(a.overrides))
+        return
+    if a.what == "sweep":
+        from skipstone.benchmarks.sweep import sweep
+
+        sweep(a.overrides)
         return
     from skipstone.benchmarks import peers
     from skipstone.benchmarks.clock import Budget

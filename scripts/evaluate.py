@@ -20,6 +20,7 @@ def job(config: DictConfig) -> None:
     from skipstone import settings
     from skipstone.evaluation import build_cells
     from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone.metrics import MemoryCheck
     from skipstone.review import Trained, proxies_of, review
     from skipstone.training import hardware
 
@@ -33,7 +34,8 @@ def job(config: DictConfig) -> None:
     proxies = proxies_of(config, images, trainer)
     folder = new_folder(config.out)
     net = hardware.place(model.net, trainer, model.process.num_steps)
-    trained = Trained(net, model.process, images, model.folder, trainer)
+    memory = MemoryCheck(images, hardware.device(trainer))
+    trained = Trained(net, model.process, images, model.folder, trainer, memory)
     command = shlex.join(["python", "scripts/evaluate.py", *HydraConfig.get().overrides.task])
     review(model.config, trained, cells, proxies, folder, command, group=model.folder.name, job_type="evaluate")
 

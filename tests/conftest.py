@@ -8,7 +8,6 @@ os.environ["WANDB_MODE"] = "offline"
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from skipstone import ForwardProcess, UNet, noise
 from skipstone.command import CONF
@@ -33,8 +32,6 @@ def net():
 @pytest.fixture(scope="session")
 def composed():
     """Hydra's composition, as train.py or another command gets it: composed("schedule=exp", ..., config="sample")."""
-    if not OmegaConf.has_resolver("pid"):
-        OmegaConf.register_new_resolver("pid", os.getpid)
 
     def with_overrides(*overrides, config="train"):
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -1,12 +1,15 @@
 """Processes that need the same model."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
+from shell import ENVIRONMENT, ROOT
 from test_survival import PATIENCE, wait_for
 
 from skipstone import locks
@@ -39,6 +42,34 @@ def test_who_waits_takes_over_from_one_that_was_killed(tmp_path):
     assert any("resuming the training" in line for line in second.lines())
     (folder,) = (tmp_path / "models").iterdir()
     assert (folder / "DONE").is_file()
+
+
+def test_two_commands_started_together_train_once_and_leave_two_reports(tmp_path):
+    """Whole processes; the one that waits holds no processor."""
+    arguments = ["train.py", "experiment=smoke", "logger=none", f"paths.outputs={tmp_path}", "trainer.max_steps=150"]
+    said = [(tmp_path / f"said{i}") for i in range(2)]
+    processes = [
+        subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, stdout=path.open("w"))
+        for path in said
+    ]
+
+    waiting = f"waiting for the training of {tmp_path}/models/"
+    (waits,) = wait_for(lambda: [i for i in range(2) if waiting in said[i].read_text()])
+    waiter, trainer = processes[waits].pid, processes[1 - waits].pid
+    before = {process: processor_seconds(process) for process in (waiter, trainer)}
+    wait_for(lambda: processor_seconds(trainer) - before[trainer] > 1.0)
+    assert processor_seconds(waiter) - before[waiter] < 0.2
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0]
+    assert "".join(path.read_text() for path in said).count("] - trained in ") == 1
+    assert len(list(tmp_path.glob("runs/*/*/report.html"))) == 2
+    (model,) = (tmp_path / "models").iterdir()
+    assert (model / "DONE").is_file()
+
+
+def processor_seconds(process):
+    """What it has used so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # Holds the lock argv[1], as a host of the name argv[2], until it is killed. `stop` means: give no more signs of life.

@@ -1,3 +1,5 @@
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 import skipstone
-from skipstone import UNet, runs
+from skipstone import UNet, locks, runs
 from skipstone.data import ImageSet
 
 MODEL = {
@@ -61,6 +63,29 @@ def test_a_model_is_trained_once_and_anew_only_when_fresh(tmp_path):
     assert len(trained) == 2
     assert not torch.equal(first["conv_in.weight"], load_file(folder / "ema.safetensors")["conv_in.weight"])
     assert [path.name for path in store.root.iterdir()] == [folder.name]
+
+
+def test_what_one_purpose_wants_fresh_is_trained_once(tmp_path):
+    """Also where another process has seen to it while this one waited, after having looked."""
+    store, weights = runs.ModelStore(tmp_path), runs.weights_config(CONFIG, images())
+    folder = store.ensure(weights, lambda _: build())
+    assert store.ensure(weights, lambda _: build(), fresh=True, renewed=tmp_path / "first") == folder
+    store.ensure(weights, die, fresh=True, renewed=tmp_path / "first")
+    with pytest.raises(RuntimeError, match="no luck"):
+        store.ensure(weights, die, fresh=True, renewed=tmp_path / "second")
+    held = threading.Event()
+
+    def other():
+        with locks.held(store.root / f"{folder.name}.lock", "the training"):
+            held.set()
+            time.sleep(0.5)
+            (tmp_path / "second").touch()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait()
+    store.ensure(weights, die, fresh=True, renewed=tmp_path / "second")
+    thread.join()
 
 
 def test_a_fresh_training_that_fails_leaves_the_old_model_alone(tmp_path):

@@ -200,6 +200,21 @@ def test_a_signal_saves_the_very_step_and_stops(number, hook, tmp_path):
     assert equal(whole.state_dict(), tiny.train(tmp_path / "cut").state_dict())
 
 
+@pytest.mark.parametrize(("second", "saved"), [(signal.SIGTERM, 3), (signal.SIGINT, 2)], ids=["other", "same"])
+def test_only_the_same_signal_again_does_not_wait_for_the_step_to_end(second, saved, tmp_path):
+    """A terminal's Ctrl-C reaches a worker process twice, by SIGINT and through its parent by SIGTERM."""
+
+    class Signal(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 3:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(second)
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train(tmp_path, (Signal(),), checkpoint_every_n_steps=1, val_check_interval=1.0)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == saved
+
+
 def test_a_signal_after_the_last_step_stops_what_would_follow(tmp_path):
     class Signal(lightning.Callback):
         def on_train_end(self, trainer, module):

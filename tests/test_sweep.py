@@ -2,14 +2,20 @@
 
 import csv
 import re
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from cells import make_grid
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from shell import python, run, summary_of
 
-from skipstone import archive, sweep
+import train
+from skipstone import archive, multirun, sweep
+from skipstone.command import main
 
 _TRAINING = "[skipstone.job][INFO] - training "
 
@@ -69,13 +75,14 @@ def test_its_runs_in_wandb_are_one_group_and_all_finished(folder):
 
 def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     (folder / "1" / "results.safetensors").unlink()
+    (folder / "2" / "results.safetensors").write_bytes(b"cut off")
     (folder / "evaluation.csv").unlink()
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("[023]/results.safetensors")}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("[03]/results.safetensors")}
     again = python("train.py", f"resume={folder}", "logger=none")
     assert again.returncode == 1  # tau=99 is as wrong as before
     assert _TRAINING not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert archive.there(folder / "1")
+    assert all(archive.command(folder / job) for job in "12")
     assert len(rows_of(folder / "evaluation.csv")) == 4
 
 
@@ -89,9 +96,71 @@ def test_report_writes_the_page_again_and_refuses_what_is_no_sweep(folder, tmp_p
         assert re.search(rf"^error: \S*{tmp_path} is no sweep: name a folder", refused.stderr, re.MULTILINE)
 
 
+def test_a_full_disk_leaves_the_report_that_was_there(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    full = python("scripts/report.py", folder, shell="ulimit -f 20; exec")  # KiB a file
+    assert full.returncode == 1
+    assert re.search(r"^error: File too large at .*: make room", full.stderr, re.MULTILINE)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_jobs_that_never_began_are_named(tmp_path, capsys):
+    overview(tmp_path, "eta=0.0,1.0", "schedule.timesteps=[0,5],[0,9]", "+note='a,b'", "schedule=glob(log*)")
+    (tmp_path / "1").mkdir()
+    assert sweep.report(tmp_path) is None
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 4 + 1
+    for number, why in enumerate(("it has not begun.", "it has not come to its end.", *["it has not begun."] * 2)):
+        settings = f"eta={number // 2}.0 schedule.timesteps=[0,{(5, 9)[number % 2]}] +note='a,b' schedule=logsnr"
+        assert said[number] == f"Job {number} ({settings}) has no result: {why}"
+
+
+def overview(folder, *task):
+    """A sweep's folder after `train.py -m *task`."""
+    folder.mkdir(exist_ok=True)
+    overrides = {"task": list(task), "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=basic"]}
+    OmegaConf.save({"hydra": {"overrides": overrides}}, folder / "multirun.yaml")
+
+
+def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path, monkeypatch):
+    folder = tmp_path / "it's, so = $to {say} [a] sweep"
+    task = ["schedule.timesteps=[0,5],[0,9]", "+note='a,b \\'c'", "eta=0.0,1.0"]
+    overview(folder, *task, "resume=elsewhere")
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "logger=none", f"resume={folder}/"])
+    multirun._resume()
+    assert sys.argv[1:6] == ["-m", "hydra/launcher=basic", *task]
+    more = OverridesParser.create().parse_overrides(sys.argv[6:])
+    assert [(override.key_or_group, override.value()) for override in more] == [
+        ("logger", "none"),
+        ("resume", str(folder)),
+        ("hydra.sweep.dir", str(folder)),
+    ]
+
+
+@pytest.mark.parametrize("beside", ["eta=0.5", "seed=0,1"])
+def test_resume_refuses_what_would_make_other_jobs(beside, tmp_path, monkeypatch):
+    overview(tmp_path, "eta=0.0,1.0")
+    monkeypatch.setattr(sys, "argv", ["train.py", f"resume={tmp_path}", beside])
+    with pytest.raises(ValueError, match=f"{beside} is not allowed beside resume="):
+        multirun._resume()
+
+
+def test_a_folder_with_the_result_of_another_command_is_refused(tmp_path, monkeypatch, capsys):
+    archive.save(make_grid(), "some-model", "python train.py tau=7", tmp_path)
+    before = (tmp_path / "results.safetensors").read_bytes()
+    arguments = ["experiment=smoke", f"paths.outputs={tmp_path}/outputs", f"hydra.run.dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stopped:
+        main(train.job)
+    assert stopped.value.code == 1
+    assert "holds the result of another command (python train.py tau=7)" in capsys.readouterr().err
+    assert (tmp_path / "results.safetensors").read_bytes() == before
+
+
 def test_results_are_read_back_as_they_were(tmp_path):
     results = make_grid()
-    archive.save(results, "some-model", tmp_path)
+    archive.save(results, "some-model", "python train.py", tmp_path)
     for before, after in zip(results, archive.load(tmp_path), strict=True):
         assert after.row == {"model": "some-model", **before.row}
         assert after.own == before.own
@@ -105,11 +174,11 @@ def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path)
     cell = replace(make_grid()[0], own=True)
     for job, model in enumerate(("first", "second", "first")):
         (tmp_path / str(job)).mkdir()
-        archive.save([cell], model, tmp_path / str(job))
+        archive.save([cell], model, "python train.py", tmp_path / str(job))
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "results.safetensors").write_bytes(b"cut off")
     page = sweep.report(tmp_path).read_text()
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [row["cell"] for row in rows] == [f"first-{cell.name}", f"second-{cell.name}"]
     assert [row["model"] for row in rows] == ["first", "second"]
-    assert "its results are damaged" in page
+    assert "its results cannot be read" in page

@@ -8,16 +8,11 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
@@ -28,51 +23,15 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, 
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
-_EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException)
+EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException)
 
 
-FAILURE = "error.txt"  # in the folder of a job that failed, why
-
-
-class Sweep(Callback):
-    """Which multirun this process carries out: a Hydra callback, for the end of a failed one calls no hook.
-
-    folder: the sweep's, once it has begun.
-    """
-
-    folder: Path | None = None
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        Sweep.folder = Path(config.hydra.sweep.dir)
-
-    @staticmethod
-    def resume() -> None:
-        """Turn resume=<folder> on the command line into that sweep's own command, for the jobs that have no result."""
-        folders = [word.removeprefix("resume=") for word in sys.argv[1:] if word.startswith("resume=")]
-        if not folders:
-            return
-        file = Path(folders[-1]) / "multirun.yaml"
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"resume={folders[-1]} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>."
-            )
-        past = OmegaConf.load(file).hydra.overrides
-        hydra = [word for word in past.hydra if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
-        more = [word for word in sys.argv[1:] if not word.startswith("resume=") and word not in ("-m", "--multirun")]
-        sys.argv[1:] = ["-m", *hydra, *past.task, *more, f"hydra.sweep.dir={file.parent}"]
-
-
-@contextmanager
-def failure_noted() -> Iterator[None]:
-    """Leave the sentence on a job's failure in its folder, for the report over all jobs."""
-    note = Path(HydraConfig.get().runtime.output_dir) / FAILURE
-    try:
-        yield
-    except Exception as error:
-        with suppress(OSError):  # a full disk has failed the job already
-            note.write_text(f"{sentence(error)}\n")
-        raise
-    note.unlink(missing_ok=True)
+# Of Hydra's launchers, those that are installed apart
+_LAUNCHERS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
 
 
 def main(job: Callable[[], None]) -> None:
@@ -81,7 +40,7 @@ def main(job: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that this layer can speak
     try:
         job()
-    except _EXPECTED as error:
+    except EXPECTED as error:
         if full:
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)
@@ -95,8 +54,10 @@ def sentence(error: BaseException) -> str:
     """One line that says what is wrong and what to do."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
+    group, _, name = str(getattr(error, "missing_cfg_file", None)).rpartition("/")
+    if group == "hydra/launcher" and name in _LAUNCHERS:
+        return f"{group}={name} needs {_LAUNCHERS[name]}, which is not installed: pip install -e '.[launchers]'."
     if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={name} is unknown: choose one of {', '.join(sorted(error.options))}."
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(error)

@@ -19,10 +19,10 @@ _REMIND = 600.0  # seconds between its words
 
 
 @contextmanager
-def held(path: Path, work: str, began: Path) -> Iterator[None]:
+def held(path: Path, work: str, began: Path | None = None) -> Iterator[None]:
     """Hold the lock file `path`; wait while another process holds it, and say which.
 
-    work: what the holder does, for people.  began: a file that the holder writes when it begins.
+    work: what the holder does, for people.  began: a file that the holder writes when it begins, if any.
 
     The lock is a file that the holder touches every third of LEASE and removes at the end. A holder that died on this
     host is noticed at once, by its process id; one on another host once it has not touched the file for LEASE
@@ -49,7 +49,7 @@ def held(path: Path, work: str, began: Path) -> Iterator[None]:
         lock.release()
 
 
-def _acquire(lock: SoftFileLease, work: str, began: Path) -> None:
+def _acquire(lock: SoftFileLease, work: str, began: Path | None) -> None:
     try:
         lock.acquire(timeout=0)
         return
@@ -65,10 +65,12 @@ def _acquire(lock: SoftFileLease, work: str, began: Path) -> None:
         return
 
 
-def _holder(lock: SoftFileLease, began: Path) -> str:
+def _holder(lock: SoftFileLease, began: Path | None) -> str:
     """Who holds the lock: host, process id, since when; as far as it can be read."""
     owner = lock.owner
     who = "it is just beginning or ending" if owner is None else f"host {owner.hostname}, process {owner.pid}"
+    if began is None:
+        return who
     try:
         return f"{who}, since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(began.stat().st_mtime))}"
     except OSError:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skipstone import archive, compiling, engine, metrics, runs
+from skipstone import archive, compiling, durable, engine, locks, metrics
 from skipstone.data import ImageSet
 from skipstone.evaluation import Cell, Result, evaluate
 from skipstone.process import ForwardProcess
@@ -33,13 +33,17 @@ _COMPARED = 12  # samples that are shown beside their nearest training images
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished model. net: on the device of `trainer`, the resolved settings under which it is evaluated."""
+    """A finished model. net: on the device of `trainer`, the resolved settings under which it is evaluated.
+
+    memory: of its images.
+    """
 
     net: nn.Module
     process: ForwardProcess
     images: ImageSet
     folder: Path
     trainer: dict[str, Any]
+    memory: metrics.MemoryCheck
 
 
 def proxies_of(config: DictConfig, images: ImageSet, trainer: dict[str, Any]) -> metrics.Proxies:
@@ -70,7 +74,7 @@ def review(
         size = min(config.evaluation.batch_size, proxies.n * len(cells))
         with compiling.announced("the network, to sample it", trained.trainer):
             engine.warm_up(trained.net, trained.images.shape, size)
-        fine = _fine_solution(config, trained)
+        fine = _fine_solution(config, trained) if any(not cell.table.stochastic for cell in cells) else None
         with Progress(transient=True) as bar:
             task = bar.add_task("sampling")
             results = evaluate(
@@ -95,7 +99,7 @@ def review(
             finished = True
         finally:  # a multirun's next job would go on in a run that was left open
             tracking.finish(logger, finished)
-    archive.save(results, trained.folder.name, folder)
+    archive.save(results, trained.folder.name, command, folder)
     table.print_table(results)
     print(f"Look next at {path} (model: {trained.folder})")
     return results
@@ -133,7 +137,7 @@ def _notes(wanted: int, own: Result) -> list[str]:
 def _neighbours(own: Result, trained: Trained) -> page.Neighbours:
     """The own cell's first samples beside the training images nearest to them, and what those of all samples say."""
     train, device = trained.images.seen, hardware.device(trained.trainer)
-    found = metrics.MemoryCheck(trained.images, device)(own.samples)
+    found = trained.memory(own.samples)
     indices, distances = metrics.nearest(own.samples[:_COMPARED], train, k=min(3, len(train)), device=device)
     sentence = (
         f"Of {len(own.samples)} samples, {found.too_near:.0%} lie as near to a training image as the nearest 1 % of "
@@ -150,15 +154,22 @@ def _fine_solution(config: DictConfig, trained: Trained) -> Tensor:
     clip, to_data = config.solver.clip_x0, config.solver.to_data
     kind = ("" if to_data else "-noisy") + ("-clipped" if clip else "")
     path = trained.folder / f"fine-seed{config.seed}-n{n}{kind}.safetensors"
-    with suppress(OSError, SafetensorError):  # absent, or cut off while it was written: solved again
+    with suppress(OSError, SafetensorError, KeyError):  # absent or damaged: solved again
         return load_file(path)["x"]
+    with locks.held(path.with_suffix(".lock"), f"the solution {path}"):
+        with suppress(OSError, SafetensorError, KeyError):  # another process's
+            return load_file(path)["x"]
+        fine = _solve(trained, n, config.seed, to_data, clip)
+        durable.write_tensors({"x": fine}, path)
+    return fine
+
+
+def _solve(trained: Trained, n: int, seed: int, to_data: bool, clip: bool) -> Tensor:
     log.info("solving %d samples over all %d steps, for solver_rmse (once a model)", n, trained.process.num_steps)
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled once more for this batch
-        fine = metrics.fine_solution(
-            trained.net, trained.process, n, trained.images.shape, config.seed, n, to_data, clip
+        return metrics.fine_solution(
+            trained.net, trained.process, n, trained.images.shape, seed, n, to_data, clip
         ).cpu()
-    runs.write_tensors({"x": fine}, path)
-    return fine
 
 
 def open_tracker(

@@ -21,8 +21,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 from yaml import YAMLError
 
 from skipstone import durable, locks
@@ -87,42 +87,62 @@ class ModelStore:
 
     def finished_at(self, key: str) -> int | None:
         """When it was, in nanoseconds since the epoch; None if it is not."""
-        return (self.folder(key) / _DONE).stat().st_mtime_ns if self.finished(key) else None
+        try:
+            return (self.folder(key) / _DONE).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def keys(self) -> list[str]:
         """Of all finished models."""
         there = (path.parent for path in self.root.glob(f"*/{_DONE}"))
         return sorted(folder.name for folder in there if folder.suffix not in (_FRESH, _OLD))
 
-    def ensure(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], fresh: bool = False) -> Path:
+    def ensure(
+        self,
+        weights: dict[str, Any],
+        train: Callable[[Path], nn.Module],
+        fresh: bool = False,
+        renewed: Path | None = None,
+    ) -> Path:
         """The folder of the finished model, trained now if it is not there, or if `fresh`.
 
         train(folder) trains into a folder that may hold a checkpoint to resume from, and returns the network with
         the weights to store. A fresh training replaces the old model only when it is done; one that was cut off is
         resumed by the next fresh one. A model is trained by one process at a time: others wait, and take what it
         leaves, also if they want it fresh.
+
+        renewed: a file that `fresh` makes, and where it is there no fresh model is wanted any more.
         """
         key = model_key(weights)
-        final = self.folder(key)
-        if self.finished(key) and not fresh:
+        final, before = self.folder(key), self.finished_at(key)
+
+        def wanted() -> bool:
+            renew = fresh and not (renewed is not None and renewed.exists())
+            return not self.finished(key) or (renew and self.finished_at(key) == before)
+
+        if not wanted():
             return final
         folder = self.root / f"{key}{_FRESH}" if fresh else final
         self.root.mkdir(parents=True, exist_ok=True)
-        before = self.finished_at(key)
         with locks.held(self.root / f"{key}.lock", f"the training of {final}", folder / _CONFIG):
             self._adopt(key)
-            if self.finished(key) and not (fresh and self.finished_at(key) == before):
-                return final
-            self._say_what_changed(weights)
-            folder.mkdir(exist_ok=True)
-            durable.sweep(folder)
-            with durable.replacing(folder / _CONFIG) as path:
-                OmegaConf.save(OmegaConf.create(weights), path)
-            save_weights(train(folder), folder / _WEIGHTS)
-            with durable.replacing(folder / _DONE) as path:
-                path.write_text(f"{key}\n")
-            self._adopt(key)
+            list(self.root.glob(f"{key}*/*"))  # NFS may remember what was not there until a folder is read again
+            if wanted():
+                self._train(weights, train, folder)
+                self._adopt(key)
+            if fresh and renewed is not None:
+                renewed.touch()
         return final
+
+    def _train(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], folder: Path) -> None:
+        """Train into `folder`, which is finished once DONE is in it."""
+        self._say_what_changed(weights)
+        folder.mkdir(exist_ok=True)
+        durable.sweep(folder)
+        with durable.replacing(folder / _CONFIG) as path:
+            OmegaConf.save(OmegaConf.create(weights), path)
+        save_weights(train(folder), folder / _WEIGHTS)
+        durable.write_text(f"{model_key(weights)}\n", folder / _DONE)
 
     def _adopt(self, key: str) -> None:
         """Let a finished fresh model take its place, and finish what a killed process began of this."""
@@ -154,13 +174,8 @@ class ModelStore:
 
 def save_weights(net: nn.Module, path: Path) -> None:
     """Write a network's weights."""
-    write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, path)
-
-
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to a file that is whole whenever it is there."""
-    with durable.replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    durable.write_tensors(tensors, path)
 
 
 def load_weights(net: nn.Module, folder: Path) -> None:

@@ -1,5 +1,9 @@
-"""What a composed configuration's numbers must be, checked before anything is built, read or written."""
+"""The configuration: where it lies, what its files can ask for, and what its numbers must be.
 
+Numbers are checked before anything is built, read or written.
+"""
+
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -7,6 +11,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
+
+
+def _outputs(folder: str | None) -> str:
+    if not folder:
+        raise ValueError("paths.outputs is empty: name the folder for everything that runs write.")
+    return folder
+
+
+OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
+# kept with the configuration: a sweep's folder has one name also in the processes that carry out its jobs
+OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True, replace=True)
 
 # key: (type, smallest value allowed). A key that a group does not have is passed over.
 _NUMBERS = {

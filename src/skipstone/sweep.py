@@ -2,14 +2,14 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
 
-from skipstone import archive
-from skipstone.command import FAILURE
+from skipstone import archive, multirun
 from skipstone.evaluation import Result
 from skipstone.report import curves, page, sheet, table
 
@@ -18,7 +18,7 @@ from skipstone.report import curves, page, sheet, table
 class Failure:
     """A job without results: its number, its overrides, and why in one sentence."""
 
-    job: str
+    job: int
     overrides: str
     why: str
 
@@ -29,13 +29,14 @@ def report(folder: Path) -> Path | None:
     Jobs that failed or never began are named on the page and on the terminal. Raises FileNotFoundError for a folder
     that is no sweep's.
     """
-    if not (folder / "multirun.yaml").is_file():
+    if not multirun.is_sweep(folder):
         raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
-    overrides = list(OmegaConf.load(folder / "multirun.yaml").hydra.overrides.task)
     results, failures = _collect(folder)
     notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
     for note in notes:
         print(note)
+    if notes:
+        print(f"To run what has no result: {shlex.join(['python', 'train.py', f'resume={folder}'])}")
     if not results:
         return None
     table.write_csv(results, folder / "evaluation.csv")
@@ -44,8 +45,8 @@ def report(folder: Path) -> Path | None:
     models = sorted({result.row["model"] for result in results})
     story = page.Story(
         model=" and ".join(models),
-        config=(folder / "multirun.yaml").read_text(),
-        command=shlex.join(["python", "train.py", "-m", *overrides]),
+        config=(folder / multirun.OVERVIEW).read_text(),
+        command=shlex.join(["python", "train.py", "-m", *multirun.command_line(folder)]),
         notes=notes,
     )
     path = page.write_page(results, folder, story)
@@ -57,17 +58,25 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
     """The cells of all jobs, each once, and the jobs that have none."""
     found: dict[str, Result] = {}
     failures = []
-    for job in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
+    for number, overrides in _jobs(folder).items():
+        job = folder / str(number)
         try:
-            results = archive.load(job) if archive.there(job) else []
-        except SafetensorError as error:
-            failures.append(Failure(job.name, _overrides(job), f"its results are damaged ({error})."))
+            results = archive.load(job)
+        except (OSError, ValueError) as error:
+            failures.append(Failure(number, overrides, _why(job, error)))
             continue
-        if not results:
-            failures.append(Failure(job.name, _overrides(job), _why(job)))
         for result in results:
             found.setdefault(f"{result.row['model']}/{result.name}", replace(result, own=False))
     return _distinct(list(found.values())), failures
+
+
+def _jobs(folder: Path) -> dict[int, str]:
+    """The overrides of every job by its number: those of the command line, and what further folders say."""
+    there = {int(path.name): path / ".hydra" / "overrides.yaml" for path in folder.iterdir() if path.name.isdigit()}
+    jobs = {number: " ".join(OmegaConf.load(path)) for number, path in there.items() if path.is_file()}
+    with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
+        jobs = dict(enumerate(multirun.job_overrides(folder))) | jobs
+    return dict(sorted((dict.fromkeys(there, "?") | jobs).items()))
 
 
 def _distinct(results: Sequence[Result]) -> list[Result]:
@@ -77,11 +86,10 @@ def _distinct(results: Sequence[Result]) -> list[Result]:
     return [archive.renamed(result, f"{result.row['model']}-{result.name}") for result in results]
 
 
-def _overrides(job: Path) -> str:
-    path = job / ".hydra" / "overrides.yaml"
-    return " ".join(OmegaConf.load(path)) if path.is_file() else "which never began"
-
-
-def _why(job: Path) -> str:
-    path = job / FAILURE
-    return path.read_text().strip() if path.is_file() else "it did not come to its end."
+def _why(job: Path, error: Exception) -> str:
+    if archive.there(job):
+        return f"its results cannot be read ({error})."
+    try:
+        return (job / multirun.FAILURE).read_text().strip()
+    except OSError:
+        return "it has not come to its end." if job.is_dir() else "it has not begun."

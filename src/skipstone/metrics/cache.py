@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from skipstone import durable
@@ -22,13 +22,6 @@ def read(path: Path) -> dict[str, Tensor] | None:
 _FORMAT = 1  # of what extractors make of an image, beside their weights
 
 
-def write(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to a file that is whole whenever it is there; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with durable.replacing(path) as temporary:
-        temporary.write_bytes(save(tensors))
-
-
 def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, folder: Path) -> Tensor:
     """Features of n images of `part` (train or held_out), picked by a fixed shuffle: float64 [n, num_features].
 
@@ -39,5 +32,6 @@ def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, fol
     if kept is not None and kept.shape == (n, extractor.num_features):
         return kept.double()
     features = extractor(pick(getattr(images, part), n))
-    write({"features": features.float()}, path)  # loses nothing: the network computed in float32
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.write_tensors({"features": features.float()}, path)  # loses nothing: the network computed in float32
     return features

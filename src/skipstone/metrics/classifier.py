@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skipstone import durable, locks
 from skipstone.data import ImageSet, to_unit
 from skipstone.metrics import cache
 from skipstone.metrics.features import Extractor, float32
@@ -77,14 +78,21 @@ def ensure_classifier(
     net = net.to(device, memory_format=torch.channels_last)  # trains twice as fast on a processor
     folder = Path(outputs) / "classifiers" / f"{images.name}-{_key(images, features, steps, seed)}"
     if not _load(net, folder):
-        log.info("training a classifier on the labels of %s for %d steps (once a data set)", images.name, steps)
-        with float32(torch.device(device)):
-            _train(net, images, steps, seed)
-            net.eval()
-            net.accuracy = _accuracy(net, images)
-        _save(net, folder, steps)
-        log.info("the classifier names %.2f %% of the held-out images rightly", 100 * net.accuracy)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locks.held(folder / "lock", f"the training of {folder}"):
+            if not _load(net, folder):
+                _make(net, images, folder, steps, seed)
     return net.eval()
+
+
+def _make(net: ClassifierFeatures, images: ImageSet, folder: Path, steps: int, seed: int) -> None:
+    log.info("training a classifier on the labels of %s for %d steps (once a data set)", images.name, steps)
+    with float32(next(net.parameters()).device):
+        _train(net, images, steps, seed)
+        net.eval()
+        net.accuracy = _accuracy(net, images)
+    _save(net, folder, steps)
+    log.info("the classifier names %.2f %% of the held-out images rightly", 100 * net.accuracy)
 
 
 def _key(images: ImageSet, *settings: int) -> str:
@@ -119,8 +127,8 @@ def _accuracy(net: ClassifierFeatures, images: ImageSet) -> float:
 
 def _save(net: ClassifierFeatures, folder: Path, steps: int) -> None:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
-    cache.write(tensors, folder / _WEIGHTS)
-    (folder / _RECORD).write_text(json.dumps({"held_out_accuracy": net.accuracy, "steps": steps}) + "\n")
+    durable.write_tensors(tensors, folder / _WEIGHTS)
+    durable.write_text(json.dumps({"held_out_accuracy": net.accuracy, "steps": steps}) + "\n", folder / _RECORD)
 
 
 def _load(net: ClassifierFeatures, folder: Path) -> bool:

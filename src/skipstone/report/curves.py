@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from skipstone import paper
+from skipstone import durable, paper
 from skipstone.report.rows import Row, families, finite, floor, metrics
 
 _MARKERS = "osD^vPX*"
@@ -23,7 +23,8 @@ _PLAIN = FuncFormatter(lambda y, _: f"{float(f'{y:.2g}'):g}")
 
 def save_curves(rows: Sequence[Row], path: Path) -> None:
     """Write `draw_curves(rows)` as a PNG."""
-    draw_curves(rows).savefig(path, dpi=_DPI)
+    with durable.replacing(path) as temporary:
+        draw_curves(rows).savefig(temporary, dpi=_DPI, format="png")
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure:

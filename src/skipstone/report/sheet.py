@@ -7,6 +7,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
+from skipstone import durable
 from skipstone.evaluation import Result
 from skipstone.report.rows import families, stops, tau
 
@@ -17,7 +18,8 @@ _GRAY = "#767676"  # of the captions: can be read on white and on black, as the 
 
 def save_sheet(results: Sequence[Result], path: Path) -> None:
     """Write `draw_sheet(results)` as a PNG."""
-    draw_sheet(results).save(path, optimize=True)
+    with durable.replacing(path) as temporary:
+        draw_sheet(results).save(temporary, "PNG", optimize=True)
 
 
 def draw_sheet(results: Sequence[Result]) -> Image.Image:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from skipstone import durable, runs
+from skipstone import durable
 from skipstone.tables.parts import Part, Progress
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Ledger:
         }  # fmt: skip
         self.samples |= samples
         self.folder.mkdir(parents=True, exist_ok=True)
-        runs.write_tensors(self.samples, self.folder / _SAMPLES)
+        durable.write_tensors(self.samples, self.folder / _SAMPLES)
         self.save()
 
     def save(self) -> None:

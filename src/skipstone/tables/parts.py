@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skipstone import engine, paper, runs
+from skipstone import durable, engine, paper
 from skipstone.data import ImageSet, pick, to_unit
 from skipstone.evaluation import Cell, evaluate, measured
 from skipstone.finished import Finished
@@ -180,7 +180,7 @@ class Tables:
     def _solve(self, cell: Cell, progress: Progress) -> Tensor:
         """The deterministic one is kept beside the model: it is what every other deterministic cell approximates."""
         x = self._sample_all_steps(cell, progress)
-        runs.write_tensors({"x": x}, self._fine_path)
+        durable.write_tensors({"x": x}, self._fine_path)
         return x
 
     @property

@@ -1,6 +1,7 @@
 """One training: builds Lightning's Trainer from the configuration and runs it to the last step."""
 
 import logging
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from skipstone.training.data import ImageData, StepSampler
 from skipstone.training.ema import EMA
 from skipstone.training.first_step import FirstStep
 from skipstone.training.module import DiffusionModule, Recipe
-from skipstone.training.survival import Survival
+from skipstone.training.survival import Survival, requeue_signals
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,18 @@ def fit(
     try:
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stopped:  # the answer to SIGINT and SIGTERM; the latter's would count as success
+        _pass_on(survival.stop)
         raise KeyboardInterrupt from stopped
     if survival.stop:  # too late to stop the training, but not what follows it
+        _pass_on(survival.stop)
         raise KeyboardInterrupt
     return module.net
+
+
+def _pass_on(number: signal.Signals | None) -> None:
+    """To submitit, once the training is saved, what it waits for: it puts the job back and ends the process its way."""
+    if number in requeue_signals() and callable(signal.getsignal(number)):
+        signal.raise_signal(number)
 
 
 def _quiet() -> None:

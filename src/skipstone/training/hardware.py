@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipstone import kernels
+from skipstone import compiling, kernels
 from skipstone.unet import UNet
 
 _THREADS = torch.get_num_threads()
@@ -88,7 +88,8 @@ def sampler(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Modul
         return net
     from skipstone import fused  # imports Triton
 
-    return fused.Sampler(net, num_steps, _MIXED.get(trainer["precision"], torch.float32))
+    with compiling.announced("our kernels, to sample the network", trainer):
+        return fused.Sampler(net, num_steps, _MIXED.get(trainer["precision"], torch.float32))
 
 
 def has_kernels(net: nn.Module, trainer: dict[str, Any]) -> bool:

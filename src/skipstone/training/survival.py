@@ -1,6 +1,7 @@
 """The callback that lets a training be stopped at any moment: when to save, when to stop, what never to save."""
 
 import logging
+import os
 import signal
 import subprocess
 import threading
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 _LOOK = 50  # steps between looks at the losses, each of which waits for the device
 _EXPLODED = 1e3  # a loss; a network that predicts nothing scores 1
 _AGREE = 10  # steps between agreements of several devices on whether to stop
+_SUBMITIT = "SUBMITIT_EXECUTOR"  # in the environment of the jobs that submitit starts
 
 
 class Survival(Callback):
@@ -34,7 +36,7 @@ class Survival(Callback):
     training that is killed while it validates loses no step, and no validation.
 
     SIGTERM and SIGINT save and raise SystemExit; where SLURM would requeue, so does its signal, and the job is put
-    back into the queue. A second one does not wait for the step to end.
+    back into the queue, or submitit does it (`fit`). The same signal once more does not wait for the step to end.
     """
 
     def __init__(self, folder: Path, model: str, curve: Curve, every: int) -> None:
@@ -47,11 +49,14 @@ class Survival(Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.saved = trainer.global_step
         if threading.current_thread() is threading.main_thread():  # Lightning puts the old handlers back
-            for number in (signal.SIGTERM, signal.SIGINT, *_requeue_signals()):
+            for number in (signal.SIGTERM, signal.SIGINT, *requeue_signals()):
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self.stop = self.stop is not None, signal.Signals(number)
+        # of a terminal's Ctrl-C a worker process hears by SIGINT and, through its parent, by SIGTERM
+        again = number == self.stop
+        if self.stop is None or number in requeue_signals():  # a cluster may send SIGTERM first
+            self.stop = signal.Signals(number)
         if again or self._lossless:
             raise SystemExit(128 + number)
 
@@ -99,7 +104,7 @@ class Survival(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        if self.stop in _requeue_signals() and trainer.is_global_zero:
+        if self.stop in requeue_signals() and _SUBMITIT not in os.environ and trainer.is_global_zero:
             job = SLURMEnvironment.job_id()
             log.info("putting SLURM's job %s back into the queue", job)
             subprocess.run(["scontrol", "requeue", str(job)], check=False)
@@ -141,5 +146,8 @@ class Survival(Callback):
         )
 
 
-def _requeue_signals() -> tuple[signal.Signals, ...]:
+def requeue_signals() -> tuple[signal.Signals, ...]:
+    """Those that come before a cluster takes the processor away, and after which the job is to be put back."""
+    if _SUBMITIT in os.environ:
+        return (signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"],)
     return (SLURMEnvironment().requeue_signal,) if SLURMEnvironment.detect() else ()
