@@ -1,25 +1,20 @@
-"""The main job, in order: settle the configuration, ensure the model, review it. One call a Hydra job."""
+"""The main job, in order: ensure the model of a plan, review it. One call a Hydra job."""
 
 import logging
 import shlex
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import archive, philox, runs, settings
-from skipstone.data import ImageSet
-from skipstone.evaluation import build_cells, evaluate
-from skipstone.philox import Stream
-from skipstone.process import ForwardProcess
+from skipstone import archive, runs
+from skipstone.evaluation import evaluate
+from skipstone.plan import Plan, keep
 from skipstone.review import Trained, open_tracker, proxies_of, review
 from skipstone.training import hardware, tracking
 from skipstone.training.fit import fit
@@ -29,33 +24,29 @@ from skipstone.training.validation import SamplingCallback
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig, plan: Plan) -> None:
     """Train the model of this configuration if it is not there, sample its cells, leave a report.
 
-    Whatever is wrong with the configuration is found before training starts.
+    config: checked (settings.check).  plan: of it.  Whatever else is wrong with it is found before training starts.
     """
-    settings.check(config)
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
     folder = Path(hydra.runtime.output_dir)
     if archive.there(folder):
         log.info("%s has its result already", folder)
         return
-    trainer = hardware.resolve(OmegaConf.to_container(config.trainer, resolve=True))
+    trainer, images, grid = plan.trainer, plan.images, config.evaluation
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
-    hardware.use_threads(trainer["threads"])
-    process = ForwardProcess(instantiate(config.noise))
-    grid, few = config.evaluation, config.evaluation.training
-    whole = sweep is None if grid.grid == "auto" else grid.grid
-    cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
-    watched = build_cells(config, process, few.taus, few.etas)
-    fresh = _network(config)
-    images: ImageSet = _keep("images", plain["dataset"], lambda: instantiate(config.dataset))
     measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
-    proxies = _keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
-    n = min(few.images, proxies.n)
+    proxies = keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
+    n = min(grid.training.images, proxies.n)
     sample = partial(
-        evaluate, cells=watched, shape=images.shape, proxies=proxies.at(n), seed=config.seed, batch_size=grid.batch_size
+        evaluate,
+        cells=plan.watched,
+        shape=images.shape,
+        proxies=proxies.at(n),
+        seed=config.seed,
+        batch_size=grid.batch_size,
     )
     watch = SamplingCallback(sample, folder / "training")
     recipe = Recipe(**config.training)
@@ -64,50 +55,34 @@ def run(config: DictConfig) -> None:
     weights = runs.weights_config(plain, images)
     key = runs.model_key(weights)
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
-    train = partial(_train, config, plain, fresh, process, images, recipe, watch, folder, group)
+    train = partial(_train, config, plain, plan, recipe, watch, folder, group)
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
     model_folder = store.ensure(weights, train, config.fresh and not (renewed and renewed.exists()))
     if renewed and config.fresh:
         renewed.touch()
 
     def place() -> nn.Module:
-        runs.load_weights(fresh, model_folder)
-        return hardware.place(fresh, trainer)
+        runs.load_weights(plan.net, model_folder, key)
+        return hardware.place(plan.net, trainer)
 
-    net = _keep("net", [str(model_folder), store.finished_at(key), trainer], place)
-    trained = Trained(net, process, images, model_folder, trainer)
+    net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
+    trained = Trained(net, plan.process, images, model_folder, trainer)
     command = shlex.join(["python", "train.py", *hydra.overrides.task])
-    review(config, trained, cells, proxies, folder, command, group, job_type="sample")
-
-
-_kept: dict[str, tuple[Any, Any]] = {}
-
-
-def _keep(kind: str, key: Any, make: Callable[[], Any]) -> Any:
-    """What `make` gives, or gave for the same key the last time: a multirun's jobs share data and model in memory."""
-    if kind not in _kept or _kept[kind][0] != key:
-        _kept.pop(kind, None)  # the old one first: two may not fit
-        _kept[kind] = key, make()
-    return _kept[kind][1]
-
-
-def _network(config: DictConfig) -> nn.Module:
-    """The network with its first weights, which are a function of the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(philox.fold(config.seed, Stream.WEIGHTS, 0))
-        return instantiate(config.model)
+    review(config, trained, plan.cells, proxies, folder, command, group, job_type="sample")
 
 
 def _train(
-    config: DictConfig, plain: dict[str, Any], net: nn.Module, process: ForwardProcess, images: ImageSet,
-    recipe: Recipe, watch: SamplingCallback, folder: Path, group: str, model_folder: Path,
+    config: DictConfig, plain: dict[str, Any], plan: Plan, recipe: Recipe, watch: SamplingCallback, folder: Path,
+    group: str, model_folder: Path,
 ) -> nn.Module:  # fmt: skip
-    """Train `net` in the model's folder, watched by the tracker and by a few cells; returns the averaged network."""
+    """Train the network in the model's folder, watched by the tracker and by a few cells; returns the averaged one."""
     logger = open_tracker(config, plain, folder, "train", model_folder.name, group)
-    log.info("training %s for %d steps", model_folder, plain["trainer"]["max_steps"])
+    log.info("training %s for %d steps", model_folder, plan.trainer["max_steps"])
     began, finished = time.perf_counter(), False
     try:
-        net = fit(net, process, images, recipe, plain["trainer"], config.seed, model_folder, logger, (watch,))
+        net = fit(
+            plan.net, plan.process, plan.images, recipe, plan.trainer, config.seed, model_folder, logger, (watch,)
+        )
         finished = True
     finally:
         tracking.finish(logger, finished)

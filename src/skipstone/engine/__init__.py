@@ -4,7 +4,7 @@ Noise belongs to the sample: start noise is keyed by (seed, k) and step noise by
 whatever n, the batch and the other samples are, and two tables that visit the same step share its noise.
 """
 
-from skipstone.engine.inversion import Inversion, invert
+from skipstone.engine.inversion import Inversion, invert, require_invertible
 from skipstone.engine.packing import sample_many
 from skipstone.engine.sampling import LARGEST_DEFAULT_BATCH, Step, sample, slerp, trajectory
 from skipstone.engine.step import Model, evaluating, warm_up
@@ -16,6 +16,7 @@ __all__ = [
     "Step",
     "evaluating",
     "invert",
+    "require_invertible",
     "sample",
     "sample_many",
     "slerp",
