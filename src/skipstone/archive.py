@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone.evaluation import Film, Result
@@ -36,13 +36,19 @@ def there(folder: Path) -> bool:
 
 
 def load(folder: Path) -> list[Result]:
-    """What `save` wrote into the folder; rows say which model."""
-    with safe_open(folder / _NAME, "pt") as file:
-        results = []
-        for i, told in enumerate(json.loads(file.metadata()["results"])):
-            samples, steps = file.get_tensor(f"{i}.samples"), told["steps"]
-            film = steps and Film(steps["t"], steps["p"], file.get_tensor(f"{i}.x"), file.get_tensor(f"{i}.x0"))
-            results.append(Result(told["own"], samples, told["row"], film))
+    """What `save` wrote into the folder; rows say which model. Raises ValueError for a damaged or foreign file."""
+    try:
+        with safe_open(folder / _NAME, "pt") as file:
+            results = []
+            for i, told in enumerate(json.loads(file.metadata()["results"])):
+                samples, steps = file.get_tensor(f"{i}.samples"), told["steps"]
+                film = steps and Film(steps["t"], steps["p"], file.get_tensor(f"{i}.x"), file.get_tensor(f"{i}.x0"))
+                results.append(Result(told["own"], samples, told["row"], film))
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder / _NAME} is damaged or of another version ({error}): remove it, and resume=<the sweep> runs that "
+            "job again."
+        ) from error
     return results
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
 
 from skipstone import archive
-from skipstone.command import FAILURE
+from skipstone.command import FAILURE, SWEEP, past_overrides
 from skipstone.evaluation import Result
 from skipstone.report import curves, page, sheet, table
 
@@ -27,11 +26,9 @@ def report(folder: Path) -> Path | None:
     """Write the sweep's table, pictures and page into its folder; the page's path, or None where no job has results.
 
     Jobs that failed or never began are named on the page and on the terminal. Raises FileNotFoundError for a folder
-    that is no sweep's.
+    that is no sweep's, ValueError for one whose command cannot be read.
     """
-    if not (folder / "multirun.yaml").is_file():
-        raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
-    overrides = list(OmegaConf.load(folder / "multirun.yaml").hydra.overrides.task)
+    _, overrides = past_overrides(folder)
     results, failures = _collect(folder)
     notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
     for note in notes:
@@ -44,7 +41,7 @@ def report(folder: Path) -> Path | None:
     models = sorted({result.row["model"] for result in results})
     story = page.Story(
         model=" and ".join(models),
-        config=(folder / "multirun.yaml").read_text(),
+        config=(folder / SWEEP).read_text(),
         command=shlex.join(["python", "train.py", "-m", *overrides]),
         notes=notes,
     )
@@ -60,8 +57,8 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
     for job in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
         try:
             results = archive.load(job) if archive.there(job) else []
-        except SafetensorError as error:
-            failures.append(Failure(job.name, _overrides(job), f"its results are damaged ({error})."))
+        except ValueError as error:
+            failures.append(Failure(job.name, _overrides(job), str(error)))
             continue
         if not results:
             failures.append(Failure(job.name, _overrides(job), _why(job)))
