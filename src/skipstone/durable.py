@@ -30,6 +30,12 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is whole whenever it is there. Raises OSError that names it."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed writers left. Nobody else may be writing in the folder."""
     for leftover in folder.glob(".*.tmp"):

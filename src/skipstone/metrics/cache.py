@@ -25,8 +25,7 @@ _FORMAT = 1  # of what extractors make of an image, beside their weights
 def write(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors to a file that is whole whenever it is there; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with durable.replacing(path) as temporary:
-        temporary.write_bytes(save(tensors))
+    durable.write(path, save(tensors))
 
 
 def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, folder: Path) -> Tensor:

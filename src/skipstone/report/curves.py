@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from skipstone.report.pictures import write
 from skipstone.report.rows import Row, families, finite, floor, metrics
 
 _MARKERS = "osD^vPX*"
@@ -22,7 +23,7 @@ _PLAIN = FuncFormatter(lambda y, _: f"{float(f'{y:.2g}'):g}")
 
 def save_curves(rows: Sequence[Row], path: Path) -> None:
     """Write `draw_curves(rows)` as a PNG."""
-    draw_curves(rows).savefig(path, dpi=_DPI)
+    write(draw_curves(rows), path, _DPI)
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure:
@@ -142,7 +143,7 @@ def save_training_curve(metrics_csv: Path, path: Path) -> bool:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=_DPI)
+    write(figure, path, _DPI)
     return True
 
 
@@ -175,4 +176,4 @@ def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=_DPI)
+    write(figure, path, _DPI)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from skipstone import __version__
+from skipstone import __version__, durable
 from skipstone.evaluation import Film, Result
 from skipstone.report import pictures
 from skipstone.report.embed import Embedded, embed_file, embed_samples
@@ -86,7 +86,7 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
         | {package: version(package) for package in _PACKAGES},
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    durable.write(path, page.encode())
     return path
 
 

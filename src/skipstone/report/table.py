@@ -1,6 +1,7 @@
 """evaluation.csv, and the same table for the eye."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from skipstone import durable
 from skipstone.evaluation import Result
 from skipstone.report.rows import floor, metrics, show
 
@@ -20,10 +22,11 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Rows as CSV, with every column that one of them has."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    durable.write(path, content.getvalue().encode())
 
 
 def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
