@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skipstone import archive, metrics, runs
+from skipstone.cells import Cell
 from skipstone.data import ImageSet
-from skipstone.evaluation import Cell, Result, evaluate
+from skipstone.evaluation import Result, evaluate
 from skipstone.process import ForwardProcess
 from skipstone.report import curves, dashboard, page, pictures, sheet, table
 from skipstone.training import hardware, tracking
@@ -66,6 +67,7 @@ def review(
 
     command: to get all this again.  group, job_type: of the tracker's run.
     """
+    instantiate(config.logger)  # a tracker that would refuse afterwards refuses now
     with hardware.autocast(trained.trainer):
         fine = _fine_solution(config, trained)
         with Progress(transient=True) as bar:
@@ -147,8 +149,10 @@ def _fine_solution(config: DictConfig, trained: Trained) -> Tensor:
     clip, to_data = config.solver.clip_x0, config.solver.to_data
     kind = ("" if to_data else "-noisy") + ("-clipped" if clip else "")
     path = trained.folder / f"fine-seed{config.seed}-n{n}{kind}.safetensors"
-    with suppress(OSError, SafetensorError):  # absent, or cut off while it was written: solved again
-        return load_file(path)["x"]
+    with suppress(OSError, SafetensorError, KeyError):  # absent, or no file of ours: solved again
+        kept = load_file(path)["x"]
+        if kept.shape == (n, *trained.images.shape):
+            return kept
     log.info("solving %d samples over all %d steps, for solver_rmse (once a model)", n, trained.process.num_steps)
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled once more for this batch
         fine = metrics.fine_solution(
