@@ -8,8 +8,11 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of torch would slow other busy processes down
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from skipstone import settings
 from skipstone.command import main
 from skipstone.multirun import failure_noted, reported
 from skipstone.settings import CONF
@@ -19,9 +22,14 @@ from skipstone.settings import CONF
 def job(config: DictConfig) -> None:
     """One invocation, or one job of a multirun, wherever its launcher carries it out."""
     with failure_noted():
-        from skipstone.job import run  # imports torch and Lightning, which --help and --cfg do without
+        # What needs less is checked before more is imported; --help and --cfg need nothing.
+        settings.check(config)
+        from skipstone import plan
 
-        run(config)
+        parts = plan.make(config, HydraConfig.get().mode == RunMode.MULTIRUN)
+        from skipstone.job import run
+
+        run(config, parts)
 
 
 def runs() -> None:

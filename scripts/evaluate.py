@@ -6,31 +6,33 @@
 import hydra
 from omegaconf import DictConfig
 
+from skipstone import settings
 from skipstone.command import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def job(config: DictConfig) -> None:
     """Writes evaluation.csv, curves.png, contact.png, samples/ and report.html, as train.py does for its own grid."""
+    settings.check(config)
     import shlex
 
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
-    from skipstone import settings
-    from skipstone.evaluation import build_cells
+    from skipstone.cells import build_cells
     from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
-    from skipstone.metrics import MemoryCheck
-    from skipstone.review import Trained, proxies_of, review
-    from skipstone.training import hardware
 
-    settings.check(config)
     model = open_model(config)
     trainer = resolve_trainer(config)
     grid = config.evaluation
     cells = build_cells(model.config, model.process, grid.taus, grid.etas, grid.schedules)
     images = instantiate(config.dataset)
     require_training_data(model, images)
+
+    from skipstone.metrics import MemoryCheck
+    from skipstone.review import Trained, proxies_of, review
+    from skipstone.training import hardware
+
     proxies = proxies_of(config, images, trainer)
     folder = new_folder(config.out)
     net = hardware.place(model.net, trainer, model.process.num_steps)

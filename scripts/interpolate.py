@@ -6,24 +6,28 @@ Each row goes from one start noise to another on the sphere (Shoemake's slerp), 
 import hydra
 from omegaconf import DictConfig
 
+from skipstone import settings
 from skipstone.command import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="interpolate")
 def job(config: DictConfig) -> None:
     """Writes grid.png: `rows` pairs of start noises, `columns` images from one to the other."""
+    settings.check(config)
+    from skipstone.finished import new_folder, open_model
+
+    model = open_model(config)
+    cell = model.cell()
+    if cell.table.stochastic:
+        raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")
+
     import torch
     from rich.progress import Progress
 
     from skipstone import engine, philox
     from skipstone.data import to_bytes
-    from skipstone.finished import new_folder, open_model
     from skipstone.report import pictures
 
-    model = open_model(config, rows=1, columns=2)
-    cell = model.cell()
-    if cell.table.stochastic:
-        raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")
     folder = new_folder(config.out)
     ends = philox.normal(config.seed, philox.Stream.START, torch.arange(2 * config.rows), model.shape)
     start = torch.cat([engine.slerp(a, b, config.columns) for a, b in zip(ends[::2], ends[1::2], strict=True)])

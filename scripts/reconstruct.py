@@ -6,30 +6,49 @@ The error against the number of evaluations is the DDIM paper's table 2; exact i
 import hydra
 from omegaconf import DictConfig
 
+from skipstone import settings
 from skipstone.command import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="reconstruct")
 def job(config: DictConfig) -> None:
     """Writes reconstruction.csv (mse of images in [0, 1]), reconstruction.png (its curve) and rows.png (at `tau`)."""
+    settings.check(config)
+    from skipstone.finished import new_folder, open_model, require_own_form
+
+    model = open_model(config)
+    if "tau" not in config.schedule:
+        raise ValueError("this schedule lists its own steps and has no tau to vary: choose another schedule.")
+
     import torch
     from hydra.utils import instantiate
-    from rich.progress import track
 
     from skipstone import engine
-    from skipstone.data import to_bytes, to_unit
-    from skipstone.finished import new_folder, open_model, require_own_form
-    from skipstone.report import curves, pictures, table
 
-    model = open_model(config, n=1)
     process, net = model.process, model.net
-    images = instantiate(config.dataset)
-    require_own_form(model, images)
-    x0 = to_unit(images.held_out[: config.n]).to(next(net.parameters()).device)
-    solver = instantiate(config.solver)
+    solver, inner = instantiate(config.solver), instantiate(config.solver, to_data=False)
 
     def visited(tau: int) -> tuple[int, ...]:
         return instantiate(model.config.schedule, tau=tau)(process.num_steps)
+
+    for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
+        solver.encode_table(process, visited(tau))
+    for tau in config.exact:
+        try:
+            engine.require_invertible(inner.table(process, visited(tau)))
+        except ValueError as error:
+            raise ValueError(
+                f"exact={config.exact} is not allowed with this solver: {error} Or set exact=[]."
+            ) from error
+    images = instantiate(config.dataset)
+    require_own_form(model, images)
+
+    from rich.progress import track
+
+    from skipstone.data import to_bytes, to_unit
+    from skipstone.report import curves, pictures, table
+
+    x0 = to_unit(images.held_out[: config.n]).to(next(net.parameters()).device)
 
     def encoded(tau: int) -> torch.Tensor:
         return engine.sample(net, solver.encode_table(process, visited(tau)), start=x0)
@@ -40,8 +59,6 @@ def job(config: DictConfig) -> None:
     def mse(x: torch.Tensor) -> float:
         return float(((x - x0) / 2).square().mean())
 
-    for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
-        solver.encode_table(process, visited(tau))
     folder = new_folder(config.out)
     rows = []
     for tau in track(config.taus, "encoding and decoding", transient=True):
@@ -49,7 +66,6 @@ def job(config: DictConfig) -> None:
         rows.append(
             {"method": "euler", "tau": tau, "nfe": nfe, "evaluations": 2 * nfe, "mse": mse(decoded(tau, encoded(tau)))}
         )
-    inner = instantiate(config.solver, to_data=False)
     for tau in track(config.exact, "inverting", transient=True):
         steps = inner.table(process, visited(tau))
         z, solved = engine.invert(net, steps, x0)

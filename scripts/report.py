@@ -6,7 +6,7 @@ train.py -m writes it by itself at its end, also after a failure; this does it a
 import argparse
 from pathlib import Path
 
-from skipstone.command import main
+from skipstone.command import main, past_overrides
 
 
 def job() -> None:
@@ -14,11 +14,12 @@ def job() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
     folder = parser.parse_args().sweep
+    past_overrides(folder)  # refuses what is no sweep, before more is imported
     from skipstone import sweep
 
     path = sweep.report(folder)
     if path is None:
-        raise ValueError(f"no job of {folder} has a result yet.")
+        raise ValueError(f"no job of {folder} has a result: what became of each is said above.")
     print(f"Look next at {path}")
 
 

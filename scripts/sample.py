@@ -3,22 +3,26 @@
 import hydra
 from omegaconf import DictConfig
 
+from skipstone import settings
 from skipstone.command import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
     """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
+    settings.check(config)
+    from skipstone.finished import new_folder, open_model
+
+    model = open_model(config)
+    cell = model.cell()
+
     import numpy as np
     from rich.progress import Progress
 
-    from skipstone import engine
+    from skipstone import durable, engine
     from skipstone.data import to_bytes
-    from skipstone.finished import new_folder, open_model
     from skipstone.report import pictures
 
-    model = open_model(config, n=1, batch_size=1)
-    cell = model.cell()
     folder = new_folder(config.out)
     with Progress(transient=True) as progress:
         task = progress.add_task(cell.name)
@@ -31,7 +35,8 @@ def job(config: DictConfig) -> None:
             batch_size=min(config.n, config.batch_size),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    np.savez(folder / "samples.npz", samples=x.cpu().numpy())
+    with durable.replacing(folder / "samples.npz") as path, path.open("wb") as file:
+        np.savez(file, samples=x.cpu().numpy())
     images = to_bytes(x).cpu()
     pictures.save_grid(images, folder / "grid.png")
     if config.singles:

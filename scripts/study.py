@@ -6,30 +6,36 @@ Real held-out images at graded damage, and the (tau x eta) cells of a model, on 
 import hydra
 from omegaconf import DictConfig
 
+from skipstone import settings
 from skipstone.command import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="study")
 def job(config: DictConfig) -> None:
     """Writes study.csv (rank correlations, and from where on a proxy sees) and study.png (every series)."""
+    settings.check(config)
+    settings.require_number(config, "n", int, 2)
     from pathlib import Path
 
     from hydra.utils import instantiate
+
+    from skipstone.cells import build_cells
+    from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
+
+    model = open_model(config)
+    cells = build_cells(model.config, model.process, config.taus, config.etas)
+    images = instantiate(config.dataset)
+    require_training_data(model, images)
+
     from rich.progress import Progress
 
-    from skipstone import settings, study
-    from skipstone.evaluation import build_cells, evaluate
-    from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone import study
+    from skipstone.evaluation import evaluate
     from skipstone.metrics.corruptions import CORRUPTIONS, require_labels
     from skipstone.report import table
     from skipstone.report.study import save_study
     from skipstone.training import hardware
 
-    settings.check(config)
-    model = open_model(config, n=2, floors=2, repeats=1, batch_size=1)
-    cells = build_cells(model.config, model.process, config.taus, config.etas)
-    images = instantiate(config.dataset)
-    require_training_data(model, images)
     require_labels(images)
     trainer = resolve_trainer(config)
     device = hardware.device(trainer)

@@ -33,7 +33,7 @@ def job(config: DictConfig) -> None:
 
     settings.check(config)
     tried = results.read_tried(config.tried)
-    model = open_model(config, images=2, images_all_steps=2, images_back=1, batch_size=1)
+    model = open_model(config)
     try:
         baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))
     except FileNotFoundError as error:

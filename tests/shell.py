@@ -13,12 +13,12 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
 
 
-def python(*arguments, shell="exec"):
-    """A fresh interpreter at the repository's root, started by a line of bash; one that hangs fails its test."""
+def python(*arguments, shell="exec", cwd=ROOT, environment=ENVIRONMENT):
+    """A fresh interpreter, started by a line of bash; one that hangs fails its test."""
     return subprocess.run(
         ["bash", "-c", f'{shell} "$@"', "bash", sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
+        cwd=cwd,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -7,8 +7,8 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
 from skipstone import ForwardProcess, schedules
+from skipstone.cells import build_cells
 from skipstone.command import CONF
-from skipstone.evaluation import build_cells
 from skipstone.training import hardware
 from skipstone.training.fit import build_trainer
 from skipstone.training.module import Recipe

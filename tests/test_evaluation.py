@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from skipstone import engine, evaluation
+from skipstone.cells import build_cells
 from skipstone.data import ImageSet, to_bytes
 from skipstone.metrics import Proxies
 
@@ -22,7 +23,7 @@ def proxies(tmp_path_factory):
 @pytest.fixture
 def cells(composed, process):
     config = composed("schedule=exp", "tau=4", "eta=0.0", "evaluation.schedules={uniform: [250], exp: [4, 6]}")
-    return evaluation.build_cells(config, process, [3, 4], [0.0, 1.0], config.evaluation.schedules)
+    return build_cells(config, process, [3, 4], [0.0, 1.0], config.evaluation.schedules)
 
 
 def test_the_grid_then_further_schedules_each_cell_once_in_order(cells):

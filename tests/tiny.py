@@ -1,10 +1,10 @@
 """A training of seconds, for tests that cut it off: in their own process, or in one that may be killed."""
 
 import logging
-import multiprocessing
 import sys
 
 import torch
+from forks import FORKS
 
 from skipstone import ForwardProcess, UNet, noise, runs
 from skipstone.data import ImageSet
@@ -59,17 +59,12 @@ def ensure(outputs, steps, fresh=False, **trainer):
     return folder
 
 
-# Its processes are forks of one that has imported everything, so that they begin at once.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["skipstone.runs", "skipstone.training.fit"])
-
-
 class Process:
     """`ensure` in a process of its own, which writes what it says into the file `said`. Named as subprocess names."""
 
     def __init__(self, said, outputs, steps, fresh=False, **trainer):
         self.said = said
-        self._process = _FORKS.Process(target=_run, args=(said, outputs, steps, fresh), kwargs=trainer)
+        self._process = FORKS.Process(target=_run, args=(said, outputs, steps, fresh), kwargs=trainer)
         self._process.start()
         self.pid, self.kill = self._process.pid, self._process.kill
 

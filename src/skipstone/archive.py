@@ -53,8 +53,11 @@ def load(folder: Path) -> list[Result]:
         with safe_open(folder / _NAME, "pt") as file:
             told = enumerate(json.loads(file.metadata()["results"]))
             return [_result(f"{i}.", each, file.get_tensor) for i, each in told]
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / _NAME} is damaged or of another version: {error}") from error
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder / _NAME} is damaged or of another version ({error}): remove it, and resume=<the sweep> runs that "
+            "job again."
+        ) from error
 
 
 def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) -> Result:

@@ -5,26 +5,41 @@ HYDRA_FULL_ERROR=1 in the environment shows the traceback instead.
 
 import difflib
 import errno
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from safetensors import SafetensorError
+from yaml import YAMLError
 
 from skipstone.settings import CONF
 
-# Errors of the place that is written to
+# Errors of the place that is written to, and what to do about them
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
+_ADVICE = {
+    **dict.fromkeys(_NO_ROOM, "make room or get access there, or set paths.outputs to another folder"),
+    **dict.fromkeys(_IN_THE_WAY, "move what is in the way there, or name another folder"),
+}
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
-EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException)
-
+EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException, YAMLError)
+MULTIRUN = ("-m", "--multirun")
 
 # Of Hydra's launchers, those that are installed apart
 _LAUNCHERS = {
@@ -36,8 +51,13 @@ _LAUNCHERS = {
 
 def main(job: Callable[[], None]) -> None:
     """Run a Hydra job; on an expected failure print one sentence to stderr and exit with 1."""
-    full = os.environ.get("HYDRA_FULL_ERROR", "0") != "0"
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that this layer can speak
+    os.environ.pop("MPLBACKEND", None)  # figures go to files; matplotlib refuses to be imported with an unknown one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows few letters must not cost a run its end
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in MULTIRUN)  # Hydra takes -m at an end alone
     try:
         job()
     except EXPECTED as error:
@@ -61,15 +81,23 @@ def sentence(error: BaseException) -> str:
         return f"{group}={name} is unknown: choose one of {', '.join(sorted(error.options))}."
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(error)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read: write key=value, a list as 'key=[1,2]', quoted for the shell."
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"{error.full_key} has no value: set {error.full_key}=<value>."
+    if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f" at {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}: make room or get access there, or set paths.outputs to another folder."
-    return " ".join(str(error).split("\n    full_key")[0].split())
+        return f"{error.strerror}{where}: {_ADVICE[error.errno]}."
+    text = re.sub(r"\s+(full_key|object_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
+    return " ".join(text.removeprefix("ValueError raised while resolving interpolation: ").split())
 
 
 def _composition_sentence(error: ConfigCompositionException) -> str:
     """Hydra's complaint about an override, with the nearest keys that exist."""
     text = " ".join(str(error).split())
+    if text.startswith("Ambiguous value"):
+        said = text.split("'")[1]
+        return f"{said} has several values: add -m for a sweep over them, or write a list as 'key=[1,2]'."
     for override in (word for word in sys.argv[1:] if "=" in word):
         key = override.split("=", 1)[0].lstrip("+~")
         if f"'{key}'" in text and not override.startswith("+"):
@@ -80,12 +108,15 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
 
 
 def _known_keys() -> list[str]:
-    """Every group and every dotted key of the default configuration."""
+    """Every group and every dotted key of this command's configuration, with the options that it was told."""
+    name = Path(sys.argv[0]).stem
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    options = {f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")}
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train"), resolve=False)
-    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    return sorted({*groups, *_dotted(config)})
+        told = [word for word in sys.argv[1:] if word in options]
+        config = OmegaConf.to_container(compose(name, overrides=told), resolve=False)
+    return sorted({*(group for group in groups if group in config or name == "train"), *_dotted(config)})
 
 
 def _dotted(node: dict, prefix: str = "") -> Iterator[str]:

@@ -33,16 +33,15 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is whole whenever it is there. Raises OSError that names it."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write text as UTF-8."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+    write(path, save(tensors, metadata))
 
 
 def sweep(folder: Path) -> None:

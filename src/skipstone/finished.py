@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import compiling, runs
-from skipstone.data import ImageSet
-from skipstone.evaluation import Cell, build_cells
+from skipstone.cells import Cell, build_cells
 from skipstone.process import ForwardProcess
-from skipstone.settings import require_number
 from skipstone.training import hardware
+
+if TYPE_CHECKING:
+    from skipstone.data import ImageSet
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,8 @@ class Finished:
         return cell
 
 
-def open_model(config: DictConfig, **smallest: int) -> Finished:
-    """The model that `run` names, by its key or its folder. Raises FileNotFoundError with the keys that there are.
-
-    smallest: names of integer settings and the smallest value allowed, checked first (ValueError).
-    """
-    for name, value in {"seed": 0, **smallest}.items():
-        require_number(config, name, int, value)
+def open_model(config: DictConfig) -> Finished:
+    """The model that `run` names, by its key or its folder. Raises FileNotFoundError with the keys that there are."""
     compiling.keep_under(config.paths.outputs)
     store = runs.ModelStore(config.paths.outputs)
     there = store.keys() or ["none; train one with train.py"]
@@ -55,7 +51,7 @@ def open_model(config: DictConfig, **smallest: int) -> Finished:
         raise ValueError("device=cuda asks for CUDA, and there is none here: use device=cpu or device=auto.")
     cuda = config.device != "cpu" and torch.cuda.is_available()
     net, process = runs.load(folder)
-    config = OmegaConf.merge(config, {"noise": OmegaConf.load(folder / "config.yaml").noise})
+    config = OmegaConf.merge(config, {"noise": runs.read_config(folder)["noise"]})
     shape = (net.channels, net.image_size, net.image_size)
     return Finished(net.to("cuda" if cuda else "cpu"), process, shape, folder, config)
 
@@ -67,18 +63,19 @@ def resolve_trainer(config: DictConfig) -> dict[str, Any]:
     return hardware.resolve({**one, **{name: config[name] for name in ("precision", "compile", "kernels")}})
 
 
-def require_training_data(model: Finished, images: ImageSet) -> None:
+def require_training_data(model: Finished, images: "ImageSet") -> None:
     """Raise ValueError unless these are the very images that the model was trained on: distances compare with them."""
     require_own_form(model, images)
-    trained_on = OmegaConf.load(model.folder / "config.yaml").dataset
-    if images.fingerprint != trained_on.fingerprint:
+    trained_on = runs.read_config(model.folder)["dataset"]
+    fingerprint = trained_on.get("fingerprint")
+    if images.fingerprint != fingerprint:
         raise ValueError(
-            f"the model was trained on {trained_on.name} (fingerprint {trained_on.fingerprint}), and dataset="
+            f"the model was trained on {trained_on['name']} (fingerprint {fingerprint}), and dataset="
             f"{images.name} is other data ({images.fingerprint}): choose that data set, with the settings it had then."
         )
 
 
-def require_own_form(model: Finished, images: ImageSet) -> None:
+def require_own_form(model: Finished, images: "ImageSet") -> None:
     """Raise ValueError unless these images have the form of those that the model makes."""
     if images.shape != model.shape:
         raise ValueError(

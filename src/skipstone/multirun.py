@@ -26,8 +26,10 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from skipstone.command import EXPECTED, sentence
+from skipstone.command import EXPECTED, MULTIRUN, sentence
 from skipstone.settings import CONF
 
 log = logging.getLogger(__name__)
@@ -102,10 +104,26 @@ def is_sweep(folder: Path) -> bool:
     return (folder / OVERVIEW).is_file()
 
 
+def past_overrides(folder: Path) -> tuple[list[str], list[str]]:
+    """What the command line of the sweep in `folder` said: overrides of Hydra's own settings, and of ours.
+
+    They come as they were typed: nothing in them is resolved. Raises FileNotFoundError where there is no sweep,
+    ValueError if the file that tells is damaged.
+    """
+    path = folder / OVERVIEW
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
+    try:
+        past = OmegaConf.to_container(OmegaConf.load(path))["hydra"]["overrides"]
+        hydra, task = ([str(word) for word in past[whose]] for whose in ("hydra", "task"))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, so what the sweep was is not known: give its command anew.") from error
+    return hydra, [word for word in task if not word.startswith("resume=")]
+
+
 def command_line(folder: Path) -> list[str]:
-    """The overrides with which the sweep in `folder` was begun."""
-    task = OmegaConf.load(folder / OVERVIEW).hydra.overrides.task
-    return [word for word in task if not word.startswith("resume=")]
+    """The overrides of ours with which the sweep in `folder` was begun."""
+    return past_overrides(folder)[1]
 
 
 def job_overrides(folder: Path) -> list[str]:
@@ -138,15 +156,18 @@ def _resume() -> None:
     if not folders:
         return
     folder = Path(folders[-1]).absolute()
-    if not is_sweep(folder):
-        raise FileNotFoundError(f"resume={folders[-1]} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
-    task = command_line(folder)
+    hydra, task = past_overrides(folder)
+    for word in (*hydra, *task):
+        if "_target_" in word or "hydra.searchpath" in word:
+            raise ValueError(
+                f"{folder / OVERVIEW} asks for {word}, which may run any code: if that is your own, give the sweep's "
+                f"command itself, with -m and hydra.sweep.dir={folder}."
+            )
     swept = {override.key_or_group for override in _parsed(task) if override.is_sweep_override()}
-    more = [word for word in words if not word.startswith("resume=") and word not in ("-m", "--multirun")]
+    more = [word for word in words if not word.startswith("resume=") and word not in MULTIRUN]
     for override in _parsed([word for word in more if not word.startswith("-")]):
         if override.is_sweep_override() or override.key_or_group in swept:
             raise ValueError(f"{override.input_line} is not allowed beside resume=: it would make other jobs of it.")
-    hydra = OmegaConf.load(folder / OVERVIEW).hydra.overrides.hydra
     hydra = [word for word in hydra if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     place = _quoted(str(folder))
     sys.argv[1:] = ["-m", *hydra, *task, *more, f"resume={place}", f"hydra.sweep.dir={place}"]

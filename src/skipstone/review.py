@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skipstone import archive, compiling, durable, engine, locks, metrics
+from skipstone.cells import Cell
 from skipstone.data import ImageSet
-from skipstone.evaluation import Cell, Result, evaluate
+from skipstone.evaluation import Result, evaluate
 from skipstone.process import ForwardProcess
 from skipstone.report import curves, dashboard, page, pictures, sheet, table
 from skipstone.training import hardware, tracking
@@ -70,6 +71,7 @@ def review(
 
     command: to get all this again.  group, job_type: of the tracker's run.
     """
+    instantiate(config.logger)  # a tracker that would refuse afterwards refuses now
     with hardware.autocast(trained.trainer):
         size = min(config.evaluation.batch_size, proxies.n * len(cells))
         with compiling.announced("the network, to sample it", trained.trainer):
@@ -154,14 +156,25 @@ def _fine_solution(config: DictConfig, trained: Trained) -> Tensor:
     clip, to_data = config.solver.clip_x0, config.solver.to_data
     kind = ("" if to_data else "-noisy") + ("-clipped" if clip else "")
     path = trained.folder / f"fine-seed{config.seed}-n{n}{kind}.safetensors"
-    with suppress(OSError, SafetensorError, KeyError):  # absent or damaged: solved again
-        return load_file(path)["x"]
+    with suppress(ValueError):
+        return _kept(path, (n, *trained.images.shape))
     with locks.held(path.with_suffix(".lock"), f"the solution {path}"):
-        with suppress(OSError, SafetensorError, KeyError):  # another process's
-            return load_file(path)["x"]
+        with suppress(ValueError):  # another process's
+            return _kept(path, (n, *trained.images.shape))
         fine = _solve(trained, n, config.seed, to_data, clip)
         durable.write_tensors({"x": fine}, path)
     return fine
+
+
+def _kept(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A solution that was written before. Raises ValueError where there is none that is whole and ours."""
+    try:
+        x = load_file(path)["x"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is absent or damaged") from error
+    if x.shape != shape:
+        raise ValueError(f"{path} is of other samples")
+    return x
 
 
 def _solve(trained: Trained, n: int, seed: int, to_data: bool, clip: bool) -> Tensor:

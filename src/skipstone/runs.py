@@ -13,26 +13,28 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from yaml import YAMLError
 
 from skipstone import durable, locks
-from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
+
+if TYPE_CHECKING:
+    from skipstone.data import ImageSet
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 _WEIGHTS, _CONFIG, _DONE = "ema.safetensors", "config.yaml", "DONE"
+_MODEL = "model"  # in the metadata of the weights, the model's key
 _FRESH, _OLD = ".fresh", ".old"  # added to a key: a model that is trained anew, one that is being replaced
 
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
@@ -52,7 +54,7 @@ _BUILDABLE = (
 )  # fmt: skip
 
 
-def weights_config(config: dict[str, Any], images: ImageSet) -> dict[str, Any]:
+def weights_config(config: dict[str, Any], images: "ImageSet") -> dict[str, Any]:
     """Everything that changes the weights, from a composed and resolved configuration, as plain containers."""
     return {
         "format": FORMAT,
@@ -141,8 +143,9 @@ class ModelStore:
         durable.sweep(folder)
         with durable.replacing(folder / _CONFIG) as path:
             OmegaConf.save(OmegaConf.create(weights), path)
-        save_weights(train(folder), folder / _WEIGHTS)
-        durable.write_text(f"{model_key(weights)}\n", folder / _DONE)
+        key = model_key(weights)
+        save_weights(train(folder), folder / _WEIGHTS, key)
+        durable.write(folder / _DONE, f"{key}\n".encode())
 
     def _adopt(self, key: str) -> None:
         """Let a finished fresh model take its place, and finish what a killed process began of this."""
@@ -172,20 +175,45 @@ class ModelStore:
                 )  # fmt: skip
 
 
-def save_weights(net: nn.Module, path: Path) -> None:
-    """Write a network's weights."""
+def save_weights(net: nn.Module, path: Path, key: str) -> None:
+    """Write a network's weights, and whose they are."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    durable.write_tensors(tensors, path)
+    durable.write_tensors(tensors, path, {_MODEL: key})
 
 
-def load_weights(net: nn.Module, folder: Path) -> None:
-    """Give a network the weights of the finished model in `folder`. Raises ValueError if that has none that fit."""
+def load_weights(net: nn.Module, folder: Path, key: str) -> None:
+    """Give a network the weights of the finished model `key` in `folder`. Raises ValueError if they are not there."""
+    path = folder / _WEIGHTS
     try:
-        net.load_state_dict(load_file(folder / _WEIGHTS))
+        with safe_open(path, "pt") as file:
+            of = (file.metadata() or {}).get(_MODEL, key)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        if of == key:
+            net.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or of another network: train the model anew with fresh=true.") from error
+    if of != key:
         raise ValueError(
-            f"{folder / _WEIGHTS} is damaged or of another network: train the model anew with fresh=true."
-        ) from error
+            f"{path} is of another model, {of}, than {folder / _CONFIG}, which is of {key}: put the right file there, "
+            "or train the model anew with fresh=true."
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `weights_config` said of the model in `folder`, as plain containers.
+
+    Raises ValueError if that cannot be read, is of another version, or asks for more than numbers and what we build.
+    """
+    path = folder / _CONFIG
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        ours = "name" in config["dataset"] and all(isinstance(config[part], dict) for part in ("model", "noise"))
+    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error
+    if not ours or config.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"{path} is of another version: train the model anew with fresh=true.")
+    _require_plain(config, path)
+    return config
 
 
 def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
@@ -199,28 +227,34 @@ def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
         raise FileNotFoundError(
             f"{folder} holds no finished model: give a folder outputs/models/<key> with a DONE file."
         )
+    config = read_config(folder)
     try:
-        config = OmegaConf.load(folder / _CONFIG)
-        _require_own_code(OmegaConf.to_container(config))
-        net = instantiate(config.model)
-        load_weights(net, folder)
-        process = ForwardProcess(instantiate(config.noise))
-    except (
-        OSError, SafetensorError, OmegaConfBaseException, HydraException, YAMLError, RuntimeError, AttributeError,
-        TypeError,
-    ) as error:  # fmt: skip
-        raise ValueError(f"{folder} cannot be loaded as a model of this version ({error}): train it anew.") from error
+        net = instantiate(config["model"])
+        process = ForwardProcess(instantiate(config["noise"]))
+    except (HydraException, RuntimeError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{folder / _CONFIG} describes no network of this version ({error}): train the model anew with fresh=true."
+        ) from error
+    load_weights(net, folder, model_key(config))
     return net.to(memory_format=torch.channels_last).eval(), process
 
 
-def _require_own_code(node: Any) -> None:
-    """A config names what is built from it; one that came with a foreign model must not name any callable it likes."""
+def _require_plain(node: Any, path: Path) -> None:
+    """A config names what is built from it; one that came with a foreign model must not name any callable it likes.
+
+    Nor is anything in it looked up elsewhere: what we write has no interpolation left.
+    """
     if isinstance(node, dict):
         target = node.get("_target_")
         if target is not None and target not in _BUILDABLE:
             raise ValueError(
-                f"the model's config.yaml asks for {target}, which skipstone.load does not build: build the network "
-                "yourself and load ema.safetensors into it."
+                f"{path} asks for {target}, which skipstone.load does not build: build the network yourself and load "
+                f"{_WEIGHTS} into it."
             )
+        for name in node:
+            if str(name).startswith("_") and name != "_target_":
+                raise ValueError(f"{path} has the key {name}, which is not followed: remove it.")
+    if isinstance(node, str) and "${" in node:
+        raise ValueError(f"{path} refers to {node}, which is not looked up: write the value itself there.")
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _require_own_code(child)
+        _require_plain(child, path)

@@ -1,6 +1,7 @@
-"""The configuration: where it lies, what its files can ask for, and what its numbers must be.
+"""The configuration: where it lies, what its files can ask for, and what its settings must be.
 
-Numbers are checked before anything is built, read or written.
+Settings are checked before anything is imported, built, read or written. Commands go on in this order: what needs less
+is checked before more is imported, so that no sentence is long in coming.
 """
 
 import os
@@ -55,6 +56,15 @@ _NUMBERS = {
     "metrics.classifier_steps": (int, 1),
     "metrics.subsets": (int, 1),
     "metrics.subset_size": (int, 2),
+    "n": (int, 1),
+    "batch_size": (int, 1),
+    "rows": (int, 1),
+    "columns": (int, 2),
+    "floors": (int, 2),
+    "repeats": (int, 1),
+    "images": (int, 2),
+    "images_all_steps": (int, 2),
+    "images_back": (int, 1),
 }
 _NUMBERS_OR_NULL = {
     "trainer.threads": (int, 1),
@@ -63,11 +73,13 @@ _NUMBERS_OR_NULL = {
     "trainer.gradient_clip_val": (float, 0),
 }
 _LISTS = (
-    "taus", "etas", "model.multipliers", "model.attention", "evaluation.taus", "evaluation.etas",
-    "evaluation.training.taus", "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
+    "taus", "etas", "model.multipliers", "evaluation.taus", "evaluation.etas", "evaluation.training.taus",
+    "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
 )  # fmt: skip
+_LISTS_OR_EMPTY = ("model.attention", "exact")
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
+    "singles", "gif",
 )  # fmt: skip
 # Keys that follow another one, where a change would be ignored or contradict it
 _FOLLOWERS = {
@@ -77,6 +89,7 @@ _FOLLOWERS = {
     "model.channels": "dataset.channels",
 }
 _LARGEST_SEED = 2**63 - 1
+_WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 
 
 def check(config: DictConfig) -> None:
@@ -84,6 +97,16 @@ def check(config: DictConfig) -> None:
 
     What depends on something else (tau on the schedule, eta on the solver, sizes on the network) is checked there.
     """
+    _check_numbers(config)
+    _check_lists(config)
+    _check_words(config)
+    for key, leader in _FOLLOWERS.items():
+        value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
+        if value is not _ABSENT and value != leading:
+            raise ValueError(f"{key}={value} is not allowed: it follows {leader}, so set {leader}={value} instead.")
+
+
+def _check_numbers(config: DictConfig) -> None:
     for key, (kind, smallest) in {**_NUMBERS, **_NUMBERS_OR_NULL}.items():
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is _ABSENT or (value is None and key in _NUMBERS_OR_NULL):
@@ -93,17 +116,21 @@ def check(config: DictConfig) -> None:
             OmegaConf.update(config, key, float(value))  # 0 and 0.0 are the same model
     if config.seed > _LARGEST_SEED:
         raise _refusal("seed", config.seed, f"an integer of at most {_LARGEST_SEED}")
-    for key in _LISTS:
-        value = OmegaConf.select(config, key, default=_ABSENT)
-        if value is not _ABSENT and (not OmegaConf.is_list(value) or (len(value) == 0 and key != "model.attention")):
-            raise _refusal(key, value, "a list such as [1,2], not empty")
+
+
+def _check_lists(config: DictConfig) -> None:
+    for key in (*_LISTS, *_LISTS_OR_EMPTY):
+        value, or_empty = OmegaConf.select(config, key, default=_ABSENT), key in _LISTS_OR_EMPTY
+        if value is not _ABSENT and not (OmegaConf.is_list(value) and (or_empty or len(value))):
+            raise _refusal(key, value, "a list such as [1,2]" + ("" if or_empty else ", not empty"))
     further = OmegaConf.select(config, "evaluation.schedules")
     named = OmegaConf.is_dict(further) and all(v is None or (OmegaConf.is_list(v) and v) for v in further.values())
     if further is not None and not named:
         raise _refusal("evaluation.schedules", further, "null or such as {quad: [10, 20], uniform: null}")
-    weights = OmegaConf.select(config, "metrics.inception")
-    if weights is not None and not isinstance(weights, str):
-        raise _refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")
+
+
+def _check_words(config: DictConfig) -> None:
+    """Switches, names and paths."""
     for key in _SWITCHES:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and not isinstance(value, bool):
@@ -112,12 +139,15 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, default="auto")
         if value not in ("auto", True, False):
             raise _refusal(key, value, "auto, true or false")
-    if not re.fullmatch(r"[\w.-]+", str(config.dataset.name)) or str(config.dataset.name).startswith("."):
-        raise _refusal("dataset.name", config.dataset.name, "a word, for it begins the name of the model's folder")
-    for key, leader in _FOLLOWERS.items():
-        value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
-        if value is not _ABSENT and value != leading:
-            raise ValueError(f"{key}={value} is not allowed: it follows {leader}, so set {leader}={value} instead.")
+    weights = OmegaConf.select(config, "metrics.inception")
+    if weights is not None and not isinstance(weights, str):
+        raise _refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")
+    name = str(OmegaConf.select(config, "dataset.name", default="none"))
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise _refusal("dataset.name", name, "a word, for it begins the name of the model's folder")
+    mode = os.environ.get("WANDB_MODE", "online")
+    if str(OmegaConf.select(config, "logger._target_")).endswith(".Wandb") and mode not in _WANDB_MODES:
+        raise _refusal("WANDB_MODE", mode, f"one of {', '.join(_WANDB_MODES[:4])} (or unset)")
 
 
 def with_schedule(config: DictConfig, name: str) -> DictConfig:

@@ -27,10 +27,9 @@ def report(folder: Path) -> Path | None:
     """Write the sweep's table, pictures and page into its folder; the page's path, or None where no job has results.
 
     Jobs that failed or never began are named on the page and on the terminal. Raises FileNotFoundError for a folder
-    that is no sweep's.
+    that is no sweep's, ValueError for one whose command cannot be read.
     """
-    if not multirun.is_sweep(folder):
-        raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
+    multirun.past_overrides(folder)  # raises where there is none
     results, failures = _collect(folder)
     notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
     for note in notes:

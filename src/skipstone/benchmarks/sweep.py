@@ -72,7 +72,8 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> dict[tuple[int, float],
     from omegaconf import OmegaConf
 
     from skipstone import load
-    from skipstone.evaluation import build_cells, evaluate
+    from skipstone.cells import build_cells
+    from skipstone.evaluation import evaluate
     from skipstone.review import proxies_of
     from skipstone.settings import CONF
     from skipstone.training import hardware

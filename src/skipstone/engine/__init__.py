@@ -4,7 +4,7 @@ Noise belongs to the sample: start noise is keyed by (seed, k) and step noise by
 whatever n, the batch and the other samples are, and two tables that visit the same step share its noise.
 """
 
-from skipstone.engine.inversion import Inversion, invert
+from skipstone.engine.inversion import Inversion, invert, require_invertible
 from skipstone.engine.packing import sample_many
 from skipstone.engine.request import LARGEST_DEFAULT_BATCH
 from skipstone.engine.sampling import Step, sample, slerp, trajectory
@@ -17,6 +17,7 @@ __all__ = [
     "Step",
     "evaluating",
     "invert",
+    "require_invertible",
     "sample",
     "sample_many",
     "slerp",

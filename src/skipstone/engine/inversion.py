@@ -40,11 +40,7 @@ def invert(
     Returns (start [n, C, H, W] like x, one Inversion a row, in the order solved: from the data up).
     Raises ValueError for a table whose rows cannot be undone.
     """
-    if table.stochastic or table.clip_x0 or table.c.numel() or bool((table.p < 0).any()) or bool((table.f < 0).any()):
-        raise ValueError(
-            "this table cannot be inverted: it must be deterministic, of one-step rows from noise to noise; use DDIM "
-            "with eta=0 or ProbabilityFlow, with to_data=False and clip_x0=False."
-        )
+    require_invertible(table)
     rows = []
     with evaluating(model):
         for i in reversed(range(table.nfe)):
@@ -62,6 +58,15 @@ def invert(
             )
             rows.append(Inversion(int(table.t[i]), int(table.p[i]), evaluations, residual, residual <= tolerance))
     return x, rows
+
+
+def require_invertible(table: StepTable) -> None:
+    """Raise ValueError for a table whose rows `invert` cannot undo."""
+    if table.stochastic or table.clip_x0 or table.c.numel() or bool((table.p < 0).any()) or bool((table.f < 0).any()):
+        raise ValueError(
+            "this table cannot be inverted: it must be deterministic, of one-step rows from noise to noise; use DDIM "
+            "with eta=0 or ProbabilityFlow, with to_data=False and clip_x0=False."
+        )
 
 
 def _fixed_point(

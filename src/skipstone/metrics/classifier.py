@@ -128,7 +128,7 @@ def _accuracy(net: ClassifierFeatures, images: ImageSet) -> float:
 def _save(net: ClassifierFeatures, folder: Path, steps: int) -> None:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
     durable.write_tensors(tensors, folder / _WEIGHTS)
-    durable.write_text(json.dumps({"held_out_accuracy": net.accuracy, "steps": steps}) + "\n", folder / _RECORD)
+    durable.write(folder / _RECORD, (json.dumps({"held_out_accuracy": net.accuracy, "steps": steps}) + "\n").encode())
 
 
 def _load(net: ClassifierFeatures, folder: Path) -> bool:

@@ -119,7 +119,8 @@ class Proxies:
         if not 2 <= n <= held_out:
             raise ValueError(
                 f"{n} images cannot be compared: each distance is shown beside that of as many held-out real images, "
-                f"of which there are {held_out}, and at least 2 are needed; hold out more (dataset.held_out)."
+                f"of which there are {held_out}, and at least 2 are needed; compare fewer, or hold out more "
+                "(dataset.held_out)."
             )
 
 

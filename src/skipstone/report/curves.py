@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from skipstone import durable, paper
+from skipstone import paper
+from skipstone.report.pictures import write
 from skipstone.report.rows import Row, families, finite, floor, metrics
 
 _MARKERS = "osD^vPX*"
@@ -23,8 +24,7 @@ _PLAIN = FuncFormatter(lambda y, _: f"{float(f'{y:.2g}'):g}")
 
 def save_curves(rows: Sequence[Row], path: Path) -> None:
     """Write `draw_curves(rows)` as a PNG."""
-    with durable.replacing(path) as temporary:
-        draw_curves(rows).savefig(temporary, dpi=_DPI, format="png")
+    write(draw_curves(rows), path, _DPI)
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure:
@@ -144,7 +144,7 @@ def save_training_curve(metrics_csv: Path, path: Path) -> bool:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=_DPI)
+    write(figure, path, _DPI)
     return True
 
 
@@ -173,4 +173,4 @@ def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=_DPI)
+    write(figure, path, _DPI)

@@ -86,7 +86,7 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
         | {package: version(package) for package in _PACKAGES},
     )
     path = folder / "report.html"
-    durable.write_text(page, path)
+    durable.write(path, page.encode())
     return path
 
 

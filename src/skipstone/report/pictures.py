@@ -1,13 +1,18 @@
-"""Samples as pictures: grids, single images, animations."""
+"""Samples as pictures: grids, single images, animations. Files are whole whenever they are there."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
+
+from skipstone import durable
 
 GRID_IMAGES = 64
 _SMALLEST_GRID = 400  # pixels a side: grids of small images are enlarged by a whole factor
@@ -22,7 +27,7 @@ def grid(samples: Tensor, columns: int | None = None) -> Tensor:
 def save_grid(samples: Tensor, path: Path, columns: int | None = None) -> None:
     """Write `grid(samples)` as a PNG, enlarged without smoothing until it can be looked at."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(_enlarged(grid(samples, columns))).save(path, optimize=True)
+    write(to_pil_image(_enlarged(grid(samples, columns))), path)
 
 
 def save_image(image: Tensor, path: Path) -> None:
@@ -35,7 +40,19 @@ def save_animation(steps: Sequence[tuple[Tensor, Tensor]], path: Path) -> None:
     """Write a GIF of a trajectory: each step's x_t above its predicted x0, uint8 [N, C, H, W] each; the last stays."""
     frames = [to_pil_image(_enlarged(grid(torch.cat(pair), columns=len(pair[0])))) for pair in steps]
     durations = [80] * (len(frames) - 1) + [2000]  # milliseconds
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    content = io.BytesIO()
+    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    durable.write(path, content.getbuffer())
+
+
+def write(picture: Image.Image | Figure, path: Path, dpi: int = 100) -> None:
+    """Write a picture, or a figure at `dpi` dots an inch, as a PNG."""
+    content = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(content, format="png", dpi=dpi)
+    else:
+        picture.save(content, "PNG", optimize=True)
+    durable.write(path, content.getbuffer())
 
 
 def _enlarged(picture: Tensor) -> Tensor:

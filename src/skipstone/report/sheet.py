@@ -7,8 +7,8 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
-from skipstone import durable
 from skipstone.evaluation import Result
+from skipstone.report.pictures import write
 from skipstone.report.rows import families, stops, tau
 
 _TILE = 64  # pixels: small images are enlarged by a whole factor to about this
@@ -18,8 +18,7 @@ _GRAY = "#767676"  # of the captions: can be read on white and on black, as the 
 
 def save_sheet(results: Sequence[Result], path: Path) -> None:
     """Write `draw_sheet(results)` as a PNG."""
-    with durable.replacing(path) as temporary:
-        draw_sheet(results).save(temporary, "PNG", optimize=True)
+    write(draw_sheet(results), path)
 
 
 def draw_sheet(results: Sequence[Result]) -> Image.Image:

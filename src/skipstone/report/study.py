@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from skipstone.report.pictures import write
 from skipstone.study import SEEN, Finding
 
 _COLUMNS = 4
@@ -31,4 +32,4 @@ def save_study(findings: Sequence[Finding], path: Path) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     panels[len(findings)].legend(handles, labels, loc="center")
     figure.supylabel("standard deviations above the floor")
-    figure.savefig(path, dpi=110)
+    write(figure, path, dpi=110)

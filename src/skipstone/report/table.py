@@ -22,11 +22,11 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Rows as CSV, with every column that one of them has."""
-    written = io.StringIO(newline="")
-    writer = csv.DictWriter(written, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
     writer.writerows(rows)
-    durable.write_text(written.getvalue(), path)
+    durable.write(path, content.getvalue().encode())
 
 
 def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:

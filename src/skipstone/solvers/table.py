@@ -130,7 +130,10 @@ def ascend(timesteps: Sequence[int], num_steps: int, to_data: bool, clip_x0: boo
 def _checked(timesteps: Sequence[int], num_steps: int, to_data: bool) -> list[int]:
     steps = list(timesteps)
     if not steps or steps != sorted(set(steps)) or steps[0] < 0 or steps[-1] >= num_steps:
-        raise ValueError(f"visited steps must be ascending, unique and within 0 ... {num_steps - 1}, got {steps}.")
+        raise ValueError(
+            f"visited steps must be ascending, unique and within 0 ... {num_steps - 1}, got {steps}: correct "
+            "schedule.timesteps."
+        )
     if len(steps) < 2 and not to_data:
         raise ValueError("one visited step and to_data=false leave nothing to do: visit two steps or set to_data=true.")
     return steps

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 
 import torch
 
-from skipstone.evaluation import Cell, make_cell
+from skipstone.cells import Cell, make_cell
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Quad, Schedule, Uniform
 from skipstone.solvers import DDIM, Solver, StepTable

@@ -39,8 +39,11 @@ def latest(folder: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of the training in `folder`, and what it holds; None if there is none at all.
 
     A damaged one is passed over, with a warning, and removed. Raises ValueError if all are damaged, and for a
-    checkpoint of another model, of another version, or with code in it.
+    checkpoint of another model, of another version, or with code in it, and for a folder in its place.
     """
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, and a checkpoint belongs there: remove it to go on.")
     there = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
     for i, path in enumerate(there):
         past = _read(path)

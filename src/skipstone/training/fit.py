@@ -138,5 +138,5 @@ def build_trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # StepSampler shares the batch itself
         )
-    except (TypeError, MisconfigurationException) as error:
+    except (TypeError, MisconfigurationException, RuntimeError) as error:  # the last is about SLURM's variables
         raise ValueError(f"the trainer settings do not work: {error}") from error

@@ -1,5 +1,6 @@
 """What `trainer=auto` means on this machine, decided once and before anything is keyed or built."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,8 +24,11 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise ValueError(f"trainer.accelerator={accelerator!r} is not supported: choose auto, cpu or gpu.")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if seen is None else f" (CUDA_VISIBLE_DEVICES={seen})"
         raise ValueError(
-            f"trainer.accelerator={accelerator} asks for CUDA, and there is none here: use trainer=cpu or trainer=auto."
+            f"trainer.accelerator={accelerator} asks for CUDA, and there is none here{hidden}: use trainer=cpu or "
+            "trainer=auto."
         )
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     concrete = {"accelerator": "cuda" if gpu else "cpu"}

@@ -16,53 +16,60 @@ log = logging.getLogger(__name__)
 _DATA_DIR = os.environ.get("WANDB_DATA_DIR")
 
 
-def wandb(
-    project: str,
-    entity: str | None,
-    *,
-    job_type: str,
-    run_id: str | None,
-    group: str,
-    directory: Path,
-    config: dict[str, Any],
-) -> Logger:
-    """A Weights & Biases run: offline unless the user is logged in or WANDB_MODE is set.
+class Wandb:
+    """Weights & Biases: offline unless the user is logged in or WANDB_MODE is set. It is imported here and not before.
 
-    run_id: None lets W&B choose.  group: what belongs together: a sweep, or else all runs on one model.
-    W&B is imported here and not before.
+    Raises ValueError for a login that cannot be one.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")  # read at import; our own closing line says where to look
-    os.environ["WANDB_DIR"] = str(directory)  # for the processes of further devices
-    # what tables hold waits there for an upload; the default is the user's home
-    os.environ["WANDB_DATA_DIR"] = _DATA_DIR or str(directory / "wandb")
-    import wandb as client
-    from lightning.pytorch.loggers import WandbLogger
 
-    dataset, schedule = config["dataset"]["name"], config["schedule"]["_target_"].rsplit(".", 1)[-1].lower()
-    cell = [] if job_type == "train" else [schedule, f"tau={config['tau']}", f"eta={config['eta']}"]
-    options = {
-        "project": project,
-        "entity": entity,
-        "id": run_id,
-        "name": run_id or " ".join([job_type, *cell]),
-        "save_dir": str(directory),
-        "job_type": job_type,
-        "group": group,
-        "tags": [dataset, *cell],
-        "config": dict(_flat(config)),
-        "resume": "allow" if run_id else None,
-    }
-    offline = "WANDB_MODE" not in os.environ and not client.login(prompt=False, verify=False)
-    logger = WandbLogger(mode="offline" if offline else None, **options)
-    try:
-        _ = logger.experiment  # begins the run
-    except client.errors.Error as error:
-        log.warning("W&B cannot be reached, so this run is kept offline (wandb sync uploads it): %s", error)
-        client.teardown()  # the failed run would keep its id to itself
-        os.environ["WANDB_MODE"] = "offline"  # for the process's next run, too, which need not wait again
-        logger = WandbLogger(mode="offline", **options)
-        _ = logger.experiment
-    return logger
+    def __init__(self, project: str, entity: str | None) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # read at import; our own closing line says where to look
+        import wandb as client
+
+        self.client, self.project, self.entity = client, project, entity
+        try:
+            self.offline = "WANDB_MODE" not in os.environ and not client.login(prompt=False, verify=False)
+        except client.errors.Error as error:
+            raise ValueError(
+                f"W&B does not take the login that it finds ({error}): correct it, or set WANDB_MODE=offline."
+            ) from error
+
+    def __call__(
+        self, *, job_type: str, run_id: str | None, group: str, directory: Path, config: dict[str, Any]
+    ) -> Logger:
+        """A run, begun.  run_id: None lets W&B choose.
+
+        group: what belongs together: a sweep, or else all runs on one model.
+        """
+        from lightning.pytorch.loggers import WandbLogger
+
+        os.environ["WANDB_DIR"] = str(directory)  # for the processes of further devices
+        # what tables hold waits there for an upload; the default is the user's home
+        os.environ["WANDB_DATA_DIR"] = _DATA_DIR or str(directory / "wandb")
+        dataset, schedule = config["dataset"]["name"], config["schedule"]["_target_"].rsplit(".", 1)[-1].lower()
+        cell = [] if job_type == "train" else [schedule, f"tau={config['tau']}", f"eta={config['eta']}"]
+        options = {
+            "project": self.project,
+            "entity": self.entity,
+            "id": run_id,
+            "name": run_id or " ".join([job_type, *cell]),
+            "save_dir": str(directory),
+            "job_type": job_type,
+            "group": group,
+            "tags": [dataset, *cell],
+            "config": dict(_flat(config)),
+            "resume": "allow" if run_id else None,
+        }
+        logger = WandbLogger(mode="offline" if self.offline else None, **options)
+        try:
+            _ = logger.experiment  # begins the run
+        except self.client.errors.Error as error:
+            log.warning("W&B cannot be reached, so this run is kept offline (wandb sync uploads it): %s", error)
+            self.client.teardown()  # the failed run would keep its id to itself
+            os.environ["WANDB_MODE"] = "offline"  # for the process's next run, too, which need not wait again
+            logger = WandbLogger(mode="offline", **options)
+            _ = logger.experiment
+        return logger
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
