@@ -6,7 +6,7 @@ grid: 4 taus × 3 etas × 200 images, all cells in one batch that stays full, an
 startup: seconds of --help and --cfg job, and from the command to the end of the first training step.
 checkpoint: seconds of a checkpoint over those of the steps between two of them.
 sweep: a multirun of 12 jobs beside one training and its 12 samplings alone; a quarter of an hour on a CPU.
-table: Markdown from files that --json wrote (their names in place of overrides).
+table: Markdown from files that --json wrote (their names in place of overrides); --into FILE puts it into a page.
 
 All but the last three print images/s, evaluations/s, TFLOP/s, the share of a matrix product's rate, and the time
 over that of the first row. Medians over rounds in which all contenders take turns; each is warm by then.
@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write everything there, single rounds included")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds; what does not fit is left out")
     parser.add_argument("--profile", action="store_true", help="of sampling and training: where the time goes")
+    parser.add_argument("--into", type=Path, help="of table: a page with the lines <!-- NAME --> and <!-- /NAME -->")
     parser.add_argument("--minutes", type=float, default=0.0, help="of sustained training")
     parser.add_argument(
         "--peer",
@@ -51,7 +52,7 @@ def run() -> None:
     if a.what == "table":
         from skipstone.benchmarks.table import table
 
-        print(table(a.overrides))
+        print(table(a.overrides, a.into))
         return
     if a.what == "sweep":
         from skipstone.benchmarks.sweep import sweep

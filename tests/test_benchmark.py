@@ -148,6 +148,18 @@ def test_the_docs_tables_are_made_of_the_file(sampled):
         table([])
 
 
+def test_a_table_takes_the_place_of_the_one_before_in_its_page(sampled, tmp_path):
+    page, (path, _) = tmp_path / "page.md", sampled
+    page.write_text("Before\n<!-- sampling -->\nold\n<!-- /sampling -->\nafter\n")
+    for _ in range(2):
+        text = table([str(path)], page)
+        assert page.read_text() == f"Before\n<!-- sampling -->\n{text}\n<!-- /sampling -->\nafter\n"
+    page.write_text("Nothing here\n")
+    with pytest.raises(ValueError, match=r"page\.md has no lines <!-- sampling --> and <!-- /sampling -->"):
+        table([str(path)], page)
+    assert page.read_text() == "Nothing here\n"
+
+
 def test_what_is_no_result_is_refused(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"other\.json is not a file that --json wrote"):

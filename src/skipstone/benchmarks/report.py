@@ -42,6 +42,7 @@ class Report:
             "product_tflops": self.rate / 1e12,
             "rows": [],
             "left_out": [],
+            "notes": [],
             "profiles": {},
         }
         c = self.content
@@ -87,6 +88,7 @@ class Report:
     def note(self, name: str, value: Any, sentence: str) -> None:
         """A further finding: `value` for machines, `sentence` for the eye."""
         self.content[name] = value
+        self.content["notes"].append(sentence)
         print(sentence)
         self.write()
 

@@ -65,7 +65,9 @@ def small_batches(
             row["kernels"] = sum(k.milliseconds for k in profiles.kernels(sample, subject.device)) / table.nfe
             line += f", {row['kernels']:.3f} ms of kernels: {step / row['kernels']:.2f} ×"
         found.append(row)
-        report.note("small", found, line)
+        report.content["small"] = found
+        print(line)
+        report.write()
 
 
 def contender(

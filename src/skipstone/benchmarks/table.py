@@ -6,15 +6,37 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from skipstone import durable
+
 _HEAD = "| {} | images/s | evaluations/s | TFLOP/s | of the product | time, of the first |\n|---|---|---|---|---|---|"
 _SHOWN = 12  # kernels of a profile
 
 
-def table(files: Sequence[str]) -> str:
-    """Markdown of the benchmarks in these files. Raises ValueError, naming the file, for one that is none of ours."""
+def table(files: Sequence[str], into: Path | None = None) -> str:
+    """Markdown of the benchmarks in these files. Raises ValueError, naming the file, for one that is none of ours.
+
+    into: a page in which each takes the place between the lines <!-- NAME --> and <!-- /NAME -->, where NAME is that
+    of its file without the suffix.
+    """
     if not files:
         raise ValueError("name the files that --json wrote.")
-    return "\n\n".join(_page(_read(Path(file))) for file in files)
+    pages = {Path(file).stem: _page(_read(Path(file))) for file in files}
+    if into is not None:
+        _replace(into, pages)
+    return "\n\n".join(pages.values())
+
+
+def _replace(into: Path, pages: dict[str, str]) -> None:
+    text = into.read_text()
+    for name, page in pages.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, there, rest = text.partition(begin)
+        _, ends, after = rest.partition(end)
+        if not there or not ends:
+            raise ValueError(f"{into} has no lines {begin.strip()} and {end} to put the table between.")
+        text = f"{before}{begin}{page}\n{end}{after}"
+    with durable.replacing(into) as temporary:
+        temporary.write_text(text)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -37,6 +59,8 @@ def _page(content: dict[str, Any]) -> str:
     ]
     for title, rows in groupby(c["rows"], key=lambda row: row["title"]):
         parts.append("\n".join([_HEAD.format(title), *(_line(row) for row in rows)]))
+    if c["notes"]:
+        parts.append("\n".join(f"    {note}" for note in c["notes"]))
     if c.get("small"):
         parts.append(_small(c["small"]))
     for name, found in c["profiles"].items():
