@@ -6,7 +6,8 @@ train.py -m writes it by itself at its end, also after a failure; this does it a
 import argparse
 from pathlib import Path
 
-from skipstone.command import main, past_overrides
+from skipstone.command import main
+from skipstone.multirun import past_overrides
 
 
 def job() -> None:

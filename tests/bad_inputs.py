@@ -61,6 +61,7 @@ TRAIN = "train.py experiment=smoke logger=none"
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 BEGUN = r"outputs/models/.*|outputs/runs/.*/training/.*"  # a training that its command would go on with
 CACHES = "outputs/(statistics|classifiers)/.*"
+DECODED = "outputs/data/folder-.*"  # the pixels of a folder's images
 
 sample = "scripts/sample.py run=<key> tau=3"
 evaluate = "scripts/evaluate.py run=<key> tau=3 evaluation.taus=[2]"
@@ -145,7 +146,7 @@ VALUES = [
     Case("a classifier that is neither", "train.py metrics.classifier=perhaps",
          r"metrics.classifier='perhaps' is not allowed: it is auto, true or false"),
     Case("a classifier without labels", f"{folder} metrics.classifier=true",
-         r"need labels, and dataset folder has none: leave out", photos(200), leaves=CACHES),
+         r"need labels, and dataset folder has none: leave out", photos(200), leaves=f"{CACHES}|{DECODED}"),
     Case("an accelerator that is not supported", "train.py trainer.accelerator=tpu", r"choose auto, cpu or gpu"),
     Case("a strategy that is not supported", "train.py trainer.strategy=ddp", r"trainer.strategy=ddp is not supported"),
     Case("what Lightning refuses", "train.py seed=1 trainer.val_check_interval=2.5",
@@ -284,7 +285,8 @@ IMAGES = [
     Case("a file for the folder", folder, r"dataset.root=photos is not a folder", written("photos", "")),
     Case("an empty folder", folder, r"photos holds no images", at("photos", Path.mkdir)),
     Case("a folder of one image", folder, r"dataset.root=photos holds 1 images; at least 3", photos(1)),
-    Case("too few images to compare with", folder, r"2 images are too few to estimate a covariance", photos(12)),
+    Case("too few images to compare with", folder, r"2 images are too few to estimate a covariance", photos(12),
+         leaves=DECODED),
     Case("a test folder without images", folder, r"photos/test holds no images", no_test_images),
     Case("a JPEG cut off", folder, r"photos/bad.jpg cannot be read as an image \(.*\): repair or remove it",
          photos(12, "bad.jpg", half_jpeg)),

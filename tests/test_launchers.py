@@ -40,7 +40,6 @@ def assert_one_training_and_one_report(outputs, said):
     assert re.search("^error: tau=99 is not allowed with schedule=uniform", said, re.MULTILINE)
     logs = "".join(path.read_text() for path in sweep.glob("*/train.log"))
     assert logs.count("] - trained in ") == 1
-    assert len([line for line in logs.splitlines() if f"waiting for the training of {outputs}/models/" in line]) >= 1
     (model,) = (outputs / "models").iterdir()
     assert (model / "DONE").is_file()
     return logs
@@ -95,7 +94,8 @@ def test_who_stops_a_joblib_sweep_stops_all_of_it_once_the_training_is_saved(how
     steps = ["trainer.max_steps=5000", "trainer.checkpoint_every_n_steps=5000", "trainer.val_check_interval=1.0"]
     process = begin(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "logger=none", "tau=3,5", *steps)
     (curve,) = wait_for(lambda: list(tmp_path.glob("models/*/metrics.csv")))
-    wait_for(lambda: "waiting for the training" in (tmp_path / "said").read_text() and curve.stat().st_size)
+    waiting = f"waiting for the training of {tmp_path}/models"
+    wait_for(lambda: waiting in (tmp_path / "said").read_text() and curve.stat().st_size)
     if how.startswith("Ctrl-C"):
         os.killpg(process.pid, signal.SIGINT)
     else:

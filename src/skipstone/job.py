@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import archive, compiling, locks, runs
+from skipstone import archive, compiling, locks, multirun, runs
 from skipstone.evaluation import evaluate
 from skipstone.metrics import MemoryCheck, Proxies
 from skipstone.plan import Plan, keep
@@ -36,7 +36,7 @@ def run(config: DictConfig, plan: Plan) -> None:
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode == RunMode.MULTIRUN:
         # a job may still run somewhere when its multirun is resumed
-        with locks.held(folder / "lock", f"job {folder}"):
+        with locks.held(folder / multirun.JOB_LOCK, f"job {folder}"):
             _run(config, plan, hydra, folder, Path(hydra.sweep.dir))
     else:
         _run(config, plan, hydra, folder, None)

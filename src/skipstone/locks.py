@@ -75,3 +75,9 @@ def _holder(lock: SoftFileLease, began: Path | None) -> str:
         return f"{who}, since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(began.stat().st_mtime))}"
     except OSError:
         return who
+
+
+def holder(path: Path) -> int | None:
+    """The id of the process that holds the lock file `path`; None if none does, or it cannot be read just now."""
+    owner = SoftFileLease(path, lease_duration=LEASE).owner
+    return None if owner is None else owner.pid

@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from skipstone import locks
 from skipstone.command import EXPECTED, MULTIRUN, sentence
 from skipstone.settings import CONF
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 FAILURE = "error.txt"  # in the folder of a job that failed, why
 OVERVIEW = "multirun.yaml"  # in the folder of a sweep, its command line
+JOB_LOCK = "lock"  # in the folder of a job, while it is run
 _GRACE = 20.0  # seconds that worker processes have to save what they train
 
 
@@ -54,15 +56,21 @@ class Sweep(Callback):
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Interrupt once the worker processes have saved, for joblib kills those of an interrupted multirun at once."""
+    """Interrupt once the worker processes have saved, for joblib kills those of an interrupted multirun at once.
+
+    It kills them, too, as soon as one has ended; so those that have no job are left alone, and one that has saved
+    releases its job and stays.
+    """
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.default_int_handler)  # a second signal does not wait
-    workers = multiprocessing.active_children()
-    for worker in workers:
+    workers = {worker.pid: worker for worker in multiprocessing.active_children()}
+    jobs = [(path, workers.get(locks.holder(path))) for path in Sweep.folder.glob(f"*/{JOB_LOCK}")]
+    jobs = [(path, worker) for path, worker in jobs if worker is not None]
+    for _, worker in jobs:
         worker.terminate()
     deadline = time.monotonic() + _GRACE
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
+    while time.monotonic() < deadline and any(path.exists() and worker.is_alive() for path, worker in jobs):
+        time.sleep(0.05)
     raise KeyboardInterrupt
 
 
@@ -187,10 +195,14 @@ def failure_noted() -> Iterator[None]:
     """Around one job: leave the sentence on its failure in its folder, for the report over all jobs.
 
     In a process to which a launcher gave the job, an exception is told as a JobError, for not every exception survives
-    the way to another process, and an interrupt ends the process, which would go on with the next job.
+    the way to another process, and an interrupt ends the process, which would go on with the next job. A worker of
+    joblib is told to stop by SIGTERM, and then waits for its end: see `_stop`.
     """
     hydra = HydraConfig.get()
     elsewhere = hydra.mode == RunMode.MULTIRUN and Sweep.folder is None
+    worker = elsewhere and signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
+    if worker:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     note = Path(hydra.runtime.output_dir) / FAILURE
     try:
         yield
@@ -206,5 +218,7 @@ def failure_noted() -> Iterator[None]:
         if not elsewhere:
             raise
         sys.stdout.flush()
+        if worker:
+            time.sleep(_GRACE)
         os._exit(128 + signal.SIGINT)
     note.unlink(missing_ok=True)

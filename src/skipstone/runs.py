@@ -91,7 +91,7 @@ class ModelStore:
         """When it was, in nanoseconds since the epoch; None if it is not."""
         try:
             return (self.folder(key) / _DONE).stat().st_mtime_ns
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def keys(self) -> list[str]:
