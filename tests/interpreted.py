@@ -131,6 +131,7 @@ def networks():
             for parameter in net.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         x, t = torch.randn(2, net.channels, net.image_size, net.image_size), torch.tensor([3, 999])
+        fused.compile_ahead(net, None)  # where there is a GPU
         reference = net(x, t)
         report("network", (fused.predict(net, x, t),), (reference,), list(net.parameters()))
         sampler = fused.Sampler(net, 1000, torch.float32)

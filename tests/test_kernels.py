@@ -23,12 +23,14 @@ def test_kernels_agree_with_torch_forwards_and_backwards(device):
     pytest.importorskip("triton")
     environment = ENVIRONMENT | ({"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     command = [sys.executable, ROOT / "tests" / "interpreted.py", device]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     apart = [(line.split()[0], float(line.split()[1])) for line in done.stdout.splitlines()]
     assert len(apart) > 40
     for name, difference in apart:
-        assert difference < (1e-12 if name == "normal" else 1e-5), name
+        # a GPU's convolutions may go by way of a transform
+        limit = 1e-12 if name == "normal" else 1e-4 if (name, device) == ("network", "cuda") else 1e-5
+        assert difference < limit, name
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from skipstone import runs
+from skipstone import kernels, runs
 from skipstone.command import CONF
 from skipstone.data import ImageSet
 from skipstone.training import hardware
@@ -142,6 +142,7 @@ def test_where_it_runs_is_not_in_the_key_but_its_precision_is(monkeypatch):
     config, keys = resolved([]), {}
     for there in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(kernels, "there", lambda there=there: there)
         for precision in ("auto", "32-true"):
             trainer = hardware.resolve({**config["trainer"], "precision": precision})
             keys[there, precision] = key({**config, "trainer": trainer}, images_of(config))

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from skipstone import ForwardProcess, UNet, noise, philox
+from skipstone import ForwardProcess, UNet, kernels, noise, philox
 from skipstone.data import ImageSet
 from skipstone.philox import Stream
 from skipstone.training import hardware
@@ -258,7 +258,7 @@ def test_weights_of_the_loss_are_no_part_of_the_model(images, tmp_path):
         (dict(accelerator="gpu"), "there is none here"),
         (dict(accelerator="tpu"), "choose auto, cpu or gpu"),
         (dict(precision="64-true"), "choose 32-true"),
-        (dict(kernels=True), "kernels=true asks for a GPU"),
+        (dict(kernels=True), "kernels=true asks for a GPU of Hopper or later"),
     ],
 )
 def test_hardware_that_is_not_here_is_refused(monkeypatch, trainer, said):
@@ -270,6 +270,7 @@ def test_hardware_that_is_not_here_is_refused(monkeypatch, trainer, said):
 @pytest.mark.parametrize("there", [False, True])
 def test_auto_is_decided_by_what_is_here(monkeypatch, there):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(kernels, "there", lambda: there)
     resolved = hardware.resolve(TRAINER | dict(accelerator="auto", precision="auto", compile="auto", kernels="auto"))
     expected = ("cuda", "bf16-mixed", True, True) if there else ("cpu", "32-true", False, False)
     assert tuple(resolved[name] for name in ("accelerator", "precision", "kernels", "compile")) == expected

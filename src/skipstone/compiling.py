@@ -10,13 +10,13 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 _done: set[str] = set()  # what this process has compiled
 
 
 def keep_under(outputs: str | Path) -> None:
     """Let torch and Triton keep what they compile below `<outputs>/cache`, unless the user has said where."""
-    for variable, folder in _FOLDERS.items():
+    for variable, folder in FOLDERS.items():
         os.environ.setdefault(variable, str(Path(outputs, "cache", folder).absolute()))
 
 
@@ -29,7 +29,7 @@ def announced(what: str, trainer: dict[str, Any]) -> Iterator[None]:
     if what in _done or not (trainer["compile"] or trainer["kernels"]):
         yield
         return
-    kept = os.path.commonpath([os.environ.get(variable, str(Path.home())) for variable in _FOLDERS])
+    kept = os.path.commonpath([os.environ.get(variable, str(Path.home())) for variable in FOLDERS])
     log.info("compiling %s: about a minute the first time, seconds when it is found again in %s", what, kept)
     began = time.perf_counter()
     yield

@@ -123,7 +123,8 @@ class Evaluation:
         n, c, height, width = y.shape
         qkv = F.linear(y.permute(0, 2, 3, 1).flatten(1, 2), attention.qkv.weight.flatten(1), attention.qkv.bias)
         q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)  # [N, 1 head, HW, C] each
-        with sdpa_kernel(_FASTEST_FIRST, set_priority=True):
+        # cuDNN's kernels are for many tokens of many channels
+        with sdpa_kernel(_FASTEST_FIRST[0 if min(height * width, c) >= 64 else 1 :], set_priority=True):
             y = F.scaled_dot_product_attention(q, k, v)
         y = y.view(n, height, width, c).permute(0, 3, 1, 2)
         return self.project(attention.out, h.x, Stream(y), None, h.bias)
@@ -204,12 +205,16 @@ def predict(net: UNet, x: Tensor, t: Tensor, masks: Tensor | None = None) -> Ten
 
 
 def compile_ahead(net: UNet, masks: Tensor | None) -> None:
-    """Compile the kernels of `predict` and of its gradients, as they are needed under this autocast."""
+    """Compile the kernels of `predict`, with its gradients and without, as they are needed under this autocast."""
     device = net.conv_in.weight.device
     x = torch.zeros(1, net.channels, net.image_size, net.image_size, device=device)
+    t, training = torch.zeros(1, dtype=torch.int64, device=device), net.training
     with kernels.compiled_ahead(x.device):
-        eps = predict(net, x, torch.zeros(1, dtype=torch.int64, device=device), masks)
-        torch.autograd.grad(eps.sum(), list(net.parameters()))
+        torch.autograd.grad(predict(net, x, t, masks).sum(), list(net.parameters()))
+        net.eval()
+        with torch.no_grad():  # as at a validation
+            predict(net, x, t)
+    net.train(training)
 
 
 class Sampler(nn.Module):

@@ -26,7 +26,15 @@ def checkpoint(subject: Subject, report: Report, rounds: int, steps: int) -> Non
     settings, recipe, images = subject.settings, subject.recipe, subject.images
     every, steps = settings["checkpoint_every_n_steps"], max(2 * BLOCK, rounds * steps)
     net = hardware.layout(subject.network())
-    module = DiffusionModule(net, subject.process, recipe, 0, images.flip, compiled=settings["compile"])
+    module = DiffusionModule(
+        net,
+        subject.process,
+        recipe,
+        0,
+        images.flip,
+        compiled=settings["compile"],
+        kernels=hardware.has_kernels(net, settings),
+    )
     saves, blocks, began = [], [], [time.perf_counter()]
 
     class Saves(lightning.Callback):

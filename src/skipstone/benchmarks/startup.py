@@ -1,5 +1,6 @@
 """How long a person waits: for --help and --cfg job, and from the command to the end of the first training step."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from skipstone import compiling
 from skipstone.benchmarks.clock import Budget
 from skipstone.benchmarks.report import Report
 from skipstone.benchmarks.subject import Subject
@@ -67,7 +69,8 @@ def _peer_seconds(overrides: list[str]) -> float:
 
 def _run(arguments: list[str]) -> str:
     """What a fresh interpreter prints. Raises RuntimeError with what it said if it fails."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    own = {name: value for name, value in os.environ.items() if name not in compiling.FOLDERS}  # its outputs' caches
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=own)
     if done.returncode:
         raise RuntimeError(f"{arguments} failed: {done.stderr[-2000:]}")
     return done.stdout

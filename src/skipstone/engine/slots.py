@@ -16,6 +16,7 @@ from skipstone.philox import Stream, as_key, normal
 from skipstone.solvers import StepTable
 
 _KEPT = 4  # recordings a model
+_ROWS = 1024  # that a recording has room for, at least
 
 
 class Slots:
@@ -58,7 +59,8 @@ class Slots:
             self._advance(model, noisy)
             return
         if noisy not in self._graphs:
-            self._graphs[noisy] = self._record(model, noisy)
+            with torch.cuda.device(self.x.device):
+                self._graphs[noisy] = self._record(model, noisy)
         self._graphs[noisy].replay()
 
     def _advance(self, model: Model, noisy: bool) -> None:
@@ -108,13 +110,14 @@ def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor
     rows, history = sum(table.nfe for table in tables), max(table.c.shape[1] for table in tables)
     if not recordable(model):
         return Slots(size, like.shape[1:], rows, history, like.dtype, like.device)
-    rows = 1 << (rows - 1).bit_length()  # so that tables of other lengths find the recording, too
+    rows = max(_ROWS, 1 << (rows - 1).bit_length())  # so that tables of other lengths find the recording, too
     kept = _recorded.setdefault(model, OrderedDict())
     key = (size, like.shape[1:], rows, history, like.dtype)
     if key not in kept:
         while len(kept) >= _KEPT:
             kept.popitem(last=False)
-        kept[key] = Slots(*key, like.device)
+        with torch.inference_mode(False):  # what is kept must also do for a caller outside of it
+            kept[key] = Slots(*key, like.device)
         kept[key]._graphs = {}
     kept.move_to_end(key)
     return kept[key]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST = 128  # side of the pictures that the norm can hold
+HELD = 32768  # numbers that a program of the norm can hold: all pixels of a group of channels, as powers of two
+_OLDEST = (9, 0)  # compute capability; on GPUs before Hopper nothing was measured
 
 
 @cache
 def there() -> bool:
-    """Whether Triton, which torch brings along for CUDA, is installed."""
-    return find_spec("triton") is not None
+    """Whether this is a machine whose GPU the kernels are for, with Triton, which torch brings along for CUDA."""
+    cuda = torch.cuda.is_available() and torch.version.hip is None
+    return cuda and find_spec("triton") is not None and torch.cuda.get_device_capability() >= _OLDEST
 
 
 def usable(x: Tensor) -> bool:
@@ -46,7 +48,9 @@ class _Compilation:
     def wait(self) -> None:
         for running in self._running.values():
             running.result()
-        self._pool.shutdown()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
 
 _compilation: _Compilation | None = None
@@ -67,12 +71,15 @@ def compiled_ahead(device: torch.device) -> Iterator[None]:
         yield
         _compilation.wait()
     finally:
+        _compilation.close()
         _compilation = None
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Run a Triton kernel, or only compile it: see `compiled_ahead`."""
-    if _compilation is None:
-        kernel[grid](*arguments, **constants)
-    else:
+    if _compilation is not None:
         _compilation.add(kernel, grid, arguments, constants)
+        return
+    device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # Triton launches on the current one
+        kernel[grid](*arguments, **constants)

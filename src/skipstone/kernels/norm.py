@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from skipstone.kernels import launch
 
@@ -245,6 +246,7 @@ class _GroupNorm(torch.autograd.Function):
         return y if add is None else (y, r)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor, dr: Tensor | None = None) -> tuple[Tensor | None, ...]:
         r, skip, shift, weight, bias, mean, rstd, seed = ctx.saved_tensors
         groups, silu, dropout, stride = ctx.settings

@@ -6,10 +6,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from skipstone.kernels import launch
 
 _CONFIG = dict(BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, num_warps=4, num_stages=3)  # as measured
+_CONFIG_32 = dict(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=4, num_stages=2)  # float32 has no matrix units
 
 
 @triton.jit
@@ -27,7 +29,7 @@ def _product(acc, a, weight, row, column, M, K: tl.constexpr, W_STRIDE: tl.const
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # it differs by batch
 def _project(
     a, skip, weight, residual, bias, out, M,
     K1: tl.constexpr, K2: tl.constexpr, N: tl.constexpr,
@@ -65,7 +67,8 @@ class _Project(torch.autograd.Function):
         weight = weight.contiguous()
         out = torch.empty_like(residual)
         rows, columns = len(left), len(weight)
-        config = {**_CONFIG, "BLOCK_N": min(_CONFIG["BLOCK_N"], max(16, triton.next_power_of_2(columns)))}
+        config = _CONFIG_32 if left.dtype == torch.float32 else _CONFIG
+        config = {**config, "BLOCK_N": min(config["BLOCK_N"], max(16, triton.next_power_of_2(columns)))}
         grid = (triton.cdiv(rows, config["BLOCK_M"]) * triton.cdiv(columns, config["BLOCK_N"]),)
         launch(_project, grid,
             left, right, weight, residual, bias, out, rows,
@@ -76,6 +79,7 @@ class _Project(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, skip, weight = ctx.saved_tensors
         g, left = _matrix(grad), _matrix(a)

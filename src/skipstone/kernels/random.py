@@ -83,6 +83,7 @@ def _each(step: int | Tensor, index: Tensor) -> int | Tensor:
 
 
 def _address(seed: int | Tensor, step: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
+    """The key, an int as the signed number of the same 64 bits, and the step."""
     return seed if isinstance(seed, Tensor) else (seed + 2**63) % 2**64 - 2**63, step
 
 

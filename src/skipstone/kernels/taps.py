@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from skipstone.kernels import launch
@@ -74,6 +75,7 @@ class _Convolve(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels, matrix = ctx.saved_tensors
         n, channels, height, width = ctx.shape

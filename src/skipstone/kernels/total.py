@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from skipstone.kernels import launch
 
@@ -36,6 +37,7 @@ class _Total(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         added, dtype = ctx.given
         return grad, grad if added else None, None if dtype is None else grad.sum((0, 2, 3), dtype=dtype)

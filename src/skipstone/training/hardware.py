@@ -43,7 +43,9 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     if trainer["compile"] == "auto":
         concrete["compile"] = gpu
     if trainer["kernels"] is True and not (gpu and kernels.there()):
-        raise ValueError("kernels=true asks for a GPU and Triton, which are not both here: use kernels=auto.")
+        raise ValueError(
+            "kernels=true asks for a GPU of Hopper or later and for Triton, which are not both here: use kernels=auto."
+        )
     if trainer["kernels"] == "auto":
         concrete["kernels"] = gpu and kernels.there()
     if trainer["strategy"] not in ("auto", "ddp_spawn"):
@@ -97,8 +99,18 @@ def sampler(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Modul
 
 
 def has_kernels(net: nn.Module, trainer: dict[str, Any]) -> bool:
-    """Whether this network is trained and sampled with our kernels: a UNet of pictures that they can hold."""
-    return trainer["kernels"] and isinstance(net, UNet) and net.image_size // net.patch <= kernels.LARGEST
+    """Whether this network is trained and sampled with our kernels: a plain UNet whose norms they can hold."""
+    if not trainer["kernels"] or not isinstance(net, UNet) or type(net).forward is not UNet.forward:
+        return False
+    pixels = (net.image_size // net.patch) ** 2
+    norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
+    widest = max(norm.num_channels // norm.num_groups for norm in norms)
+    return _power_of_two(pixels) * _power_of_two(widest) <= kernels.HELD and net.conv_out.out_channels <= 16
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest that is not less."""
+    return 1 << (n - 1).bit_length()
 
 
 def layout(net: nn.Module) -> nn.Module:

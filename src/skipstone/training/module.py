@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -102,6 +103,9 @@ class DiffusionModule(lightning.LightningModule):
         with self.trainer.precision_plugin.forward_context():
             self.prepare()
 
+    def on_fit_end(self) -> None:
+        self._recording = None  # and with it the memory of a whole step
+
     def prepare(self) -> None:
         """Compile what trains, under the autocast that it trains under."""
         if self.kernels:
@@ -135,7 +139,8 @@ class DiffusionModule(lightning.LightningModule):
     def _recorded(self) -> bool:
         """Whether steps are replayed from one recording: by one device, with nothing between loss and gradients."""
         trainer = self.trainer
-        return self.kernels and trainer.world_size == trainer.accumulate_grad_batches == 1 and not trainer.scaler
+        alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.accumulate_grad_batches == 1
+        return self.kernels and alone and not trainer.scaler and not torch.is_anomaly_enabled()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if self._recording is None:

@@ -34,17 +34,20 @@ class Recording:
             self.release()
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._loss = loss(self._images, self._step)
-                self._loss.backward()
+                recorded = loss(self._images, self._step)
+                recorded.backward()
+                self._loss = recorded.detach()
         self._gradients = [parameter.grad for parameter in self._parameters]
         self.release()
 
     def __call__(self, images: Tensor, step: int) -> Tensor:
         """The loss of a step; its gradients wait for `deliver`."""
+        if images.shape != self._images.shape:
+            raise ValueError(f"a batch of shape {tuple(images.shape)}, where {tuple(self._images.shape)} was recorded.")
         self._images.copy_(images)
         self._step.fill_(step)
         self._graph.replay()
-        return self._loss.detach().clone()
+        return self._loss.clone()
 
     def deliver(self) -> None:
         """Let the parameters have the last step's gradients."""
