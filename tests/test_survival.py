@@ -13,6 +13,7 @@ import lightning
 import pytest
 import tiny
 import torch
+from filelock import SoftFileLease
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -278,3 +279,21 @@ def test_losses_are_looked_at_between_checkpoints_too(tmp_path):
     with pytest.raises(ValueError, match=r"diverged at step 4"):
         tiny.train(tmp_path, (spoil,), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
     assert spoil.seen < 60
+
+
+def test_a_training_that_another_process_took_over_saves_no_more(tmp_path):
+    """Its checkpoints would push out the newer ones of the other."""
+    folder = tmp_path / "some-model"
+    folder.mkdir()
+
+    class TakenOver(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 3:
+                lock = tmp_path / "some-model.lock"
+                with SoftFileLease(lock, lease_duration=60.0):
+                    ours = lock.read_text()
+                lock.write_text(ours.replace(f"pid={os.getpid()}", "pid=1"))
+
+    with pytest.raises(OSError, match="process 1 has taken over the training"):
+        tiny.train(folder, (TakenOver(),), max_steps=6, checkpoint_every_n_steps=2, val_check_interval=1.0)
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2

@@ -179,3 +179,22 @@ def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path)
     assert [row["model"] for row in rows] == ["first", "second"]
     assert "its results cannot be read" in page
     assert "results.safetensors is damaged" in page
+
+
+def test_cells_that_differ_in_what_no_name_tells_are_two_cells(tmp_path):
+    """solver.clip_x0=true,false: one name, two results."""
+    overview(tmp_path, "solver.clip_x0=true,false")
+    cell = make_grid()[0]
+    for job, clip in enumerate((True, False)):
+        (tmp_path / str(job)).mkdir()
+        archive.save(
+            [replace(cell, row={**cell.row, "clip_x0": clip})], "model", "python train.py", tmp_path / str(job)
+        )
+    (tmp_path / "1" / ".hydra").mkdir()
+    (tmp_path / "1" / ".hydra" / "overrides.yaml").write_text("- 'torn")  # takes no report along
+    assert sweep.report(tmp_path) is not None
+    rows = rows_of(tmp_path / "evaluation.csv")
+    assert [(row["cell"], row["clip_x0"]) for row in rows] == [
+        (f"{cell.name}-job0", "True"),
+        (f"{cell.name}-job1", "False"),
+    ]

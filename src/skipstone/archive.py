@@ -52,7 +52,9 @@ def load(folder: Path) -> list[Result]:
     try:
         with safe_open(folder / _NAME, "pt") as file:
             told = enumerate(json.loads(file.metadata()["results"]))
-            return [_result(f"{i}.", each, file.get_tensor) for i, each in told]
+            results = [_result(f"{i}.", each, file.get_tensor) for i, each in told]
+            _ = [(result.name, result.settings, result.row["model"]) for result in results]  # they are ours
+            return results
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{folder / _NAME} is damaged or of another version ({error}): remove it, and resume=<the sweep> runs that "

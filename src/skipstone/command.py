@@ -66,7 +66,8 @@ def main(job: Callable[[], None]) -> None:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        how = "by the same command, or in a sweep by resume=<its folder>"
+        print(f"interrupted; a training continues from its last checkpoint {how}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors.torch import save
@@ -24,7 +24,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
-        _flush(path.parent)
+        with suppress(OSError):  # some file systems do not flush folders; the file is in its place
+            _flush(path.parent)
     except OSError as error:
         if error.errno is None:
             raise

@@ -35,6 +35,10 @@ def run(config: DictConfig, plan: Plan) -> None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode == RunMode.MULTIRUN:
+        if folder.name != str(hydra.job.num):
+            raise ValueError(
+                "hydra.sweep.subdir is not allowed: a sweep's jobs are found by their numbers, leave it out."
+            )
         # a job may still run somewhere when its multirun is resumed
         with locks.held(folder / multirun.JOB_LOCK, f"job {folder}"):
             _run(config, plan, hydra, folder, Path(hydra.sweep.dir))
@@ -53,7 +57,10 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
     proxies = keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
     memory = keep("memory", [plain["dataset"], trainer], lambda: MemoryCheck(images, hardware.device(trainer)))
-    recipe = Recipe(**config.training)
+    try:
+        recipe = Recipe(**config.training)
+    except TypeError as error:
+        raise ValueError(f"the training settings do not work: {error}") from error
 
     weights = runs.weights_config(plain, images)
     key = runs.model_key(weights)

@@ -101,7 +101,7 @@ def _complaint(error: Exception) -> str | None:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if not frame.f_globals["__name__"].startswith("submitit."):
         return None
-    last = str(error).strip().splitlines()[-1].lstrip("- ")
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1].lstrip("- ")
     if type(error).__name__ in ("FailedJobError", "UncompletedJobError"):
         return f"a job came to no result ({last}), and others may go on: once they have ended, {again}"
     return f"the jobs could not be submitted: {last}"
@@ -164,6 +164,7 @@ def _resume() -> None:
     if not folders:
         return
     folder = Path(folders[-1]).absolute()
+    _return_to(folder)
     hydra, task = past_overrides(folder)
     for word in (*hydra, *task):
         if "_target_" in word or "hydra.searchpath" in word:
@@ -179,6 +180,12 @@ def _resume() -> None:
     hydra = [word for word in hydra if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     place = _quoted(str(folder))
     sys.argv[1:] = ["-m", *hydra, *task, *more, f"resume={place}", f"hydra.sweep.dir={place}"]
+
+
+def _return_to(folder: Path) -> None:
+    """Go where the sweep was begun, for its paths, that of the models among them, may be relative to there."""
+    with suppress(OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, LookupError, TypeError):
+        os.chdir(OmegaConf.to_container(OmegaConf.load(folder / OVERVIEW))["hydra"]["runtime"]["cwd"])
 
 
 def _quoted(text: str) -> str:

@@ -81,6 +81,11 @@ _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
     "singles", "gif",
 )  # fmt: skip
+_GROUPS = (
+    "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
+    "evaluation.training", "paths",
+)  # fmt: skip
+_PATHS = ("paths.outputs", "dataset.root", "run", "out")
 # Keys that follow another one, where a change would be ignored or contradict it
 _FOLLOWERS = {
     "schedule.tau": "tau",
@@ -97,13 +102,25 @@ def check(config: DictConfig) -> None:
 
     What depends on something else (tau on the schedule, eta on the solver, sizes on the network) is checked there.
     """
+    _check_kinds(config)
     _check_numbers(config)
     _check_lists(config)
     _check_words(config)
     for key, leader in _FOLLOWERS.items():
         value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
-        if value is not _ABSENT and value != leading:
+        if value is not _ABSENT and value != leading and value == value:  # NaN is refused where it is used
             raise ValueError(f"{key}={value} is not allowed: it follows {leader}, so set {leader}={value} instead.")
+
+
+def _check_kinds(config: DictConfig) -> None:
+    for key in _GROUPS:
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is not _ABSENT and not OmegaConf.is_dict(value):
+            raise _refusal(key, value, "a group of settings")
+    for key in _PATHS:
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is not _ABSENT and value is not None and not isinstance(value, str):
+            raise _refusal(key, value, "a path")
 
 
 def _check_numbers(config: DictConfig) -> None:

@@ -1,6 +1,7 @@
 """A multirun read as one thing: evaluation.csv, curves.png, contact.png and report.html over all of its jobs."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -8,10 +9,14 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from skipstone import archive, multirun
 from skipstone.evaluation import Result
 from skipstone.report import curves, page, sheet, table
+
+_CLOCK = ("seconds", "images_per_second")  # in which two samplings of one cell differ
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def report(folder: Path) -> Path | None:
 
 def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
     """The cells of all jobs, each once, and the jobs that have none."""
-    found: dict[str, Result] = {}
+    found: dict[str, tuple[int, Result]] = {}
     failures = []
     for number, overrides in _jobs(folder).items():
         job = folder / str(number)
@@ -65,24 +70,34 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
             failures.append(Failure(number, overrides, _why(job, error)))
             continue
         for result in results:
-            found.setdefault(f"{result.row['model']}/{result.name}", replace(result, own=False))
+            same = repr({name: value for name, value in result.row.items() if name not in _CLOCK})
+            found.setdefault(same, (number, replace(result, own=False)))
     return _distinct(list(found.values())), failures
 
 
 def _jobs(folder: Path) -> dict[int, str]:
     """The overrides of every job by its number: those of the command line, and what further folders say."""
     there = {int(path.name): path / ".hydra" / "overrides.yaml" for path in folder.iterdir() if path.name.isdigit()}
-    jobs = {number: " ".join(OmegaConf.load(path)) for number, path in there.items() if path.is_file()}
+    jobs = {}
+    for number, path in there.items():
+        with suppress(
+            OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, TypeError
+        ):  # being written, or torn
+            jobs[number] = " ".join(OmegaConf.load(path))
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
         jobs = dict(enumerate(multirun.job_overrides(folder))) | jobs
     return dict(sorted((dict.fromkeys(there, "?") | jobs).items()))
 
 
-def _distinct(results: Sequence[Result]) -> list[Result]:
-    """Cells of several models are told apart by name."""
-    if len({result.row["model"] for result in results}) < 2:
-        return list(results)
-    return [archive.renamed(result, f"{result.row['model']}-{result.name}") for result in results]
+def _distinct(found: Sequence[tuple[int, Result]]) -> list[Result]:
+    """Cells of several models are told apart by name, and so are those that differ in what no name tells, by job."""
+    models = len({result.row["model"] for _, result in found})
+    names = [f"{result.row['model']}-{result.name}" if models > 1 else result.name for _, result in found]
+    often = Counter(names)
+    return [
+        archive.renamed(result, name if often[name] == 1 else f"{name}-job{job}")
+        for name, (job, result) in zip(names, found, strict=True)
+    ]
 
 
 def _why(job: Path, error: Exception) -> str:

@@ -77,6 +77,6 @@ def _read(path: Path) -> dict[str, Any] | None:
             f"{path} is not opened, for it holds more than numbers: code that it asks for would be run. Remove it to "
             "train from the start."
         ) from error
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, RuntimeError, UnicodeDecodeError):
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, RuntimeError, ValueError, TypeError):
         return None
     return past if isinstance(past, dict) else None

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import Tensor
 
+from skipstone import locks
 from skipstone.training.checkpoints import CURVE, LAST, MODEL
 from skipstone.training.curve import Curve
 
@@ -107,7 +108,10 @@ class Survival(Callback):
         if self.stop in requeue_signals() and _SUBMITIT not in os.environ and trainer.is_global_zero:
             job = SLURMEnvironment.job_id()
             log.info("putting SLURM's job %s back into the queue", job)
-            subprocess.run(["scontrol", "requeue", str(job)], check=False)
+            try:
+                subprocess.run(["scontrol", "requeue", str(job)], check=False)
+            except OSError as error:
+                log.error("the step is saved, but the job must be put back by hand: scontrol did not run (%s)", error)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -125,9 +129,19 @@ class Survival(Callback):
 
     def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if trainer.global_step > self.saved:
+            self._require_own()
             self._examine(trainer, module)
             trainer.save_checkpoint(self.path)
             self.saved = trainer.global_step
+
+    def _require_own(self) -> None:
+        """Raise OSError if another process has taken the training over, whose checkpoints are newer than ours."""
+        holder = locks.holder(self.path.parent.parent / f"{self.model}.lock")
+        if holder not in (None, os.getpid(), os.getppid()):  # further devices are processes of the one that holds it
+            raise OSError(
+                f"process {holder} has taken over the training in {self.path.parent}, for this one gave no sign of "
+                "life for too long: the same command waits for it."
+            )
 
     def _examine(self, trainer: lightning.Trainer, module: lightning.LightningModule, weights: bool = True) -> None:
         """Raise ValueError if a loss since the last look, or now a weight, is not a number of reasonable size."""
