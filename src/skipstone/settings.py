@@ -115,7 +115,8 @@ def check(config: DictConfig) -> None:
 def _check_kinds(config: DictConfig) -> None:
     for key in _GROUPS:
         value = OmegaConf.select(config, key, default=_ABSENT)
-        if value is not _ABSENT and not OmegaConf.is_dict(value):
+        own = key == "noise" and "training" not in config  # null is the model's own
+        if value is not _ABSENT and not OmegaConf.is_dict(value) and not (own and value is None):
             raise _refusal(key, value, "a group of settings")
     for key in _PATHS:
         value = OmegaConf.select(config, key, default=_ABSENT)
