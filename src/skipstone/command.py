@@ -66,8 +66,8 @@ def main(job: Callable[[], None]) -> None:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        how = "by the same command, or in a sweep by resume=<its folder>"
-        print(f"interrupted; a training continues from its last checkpoint {how}", file=sys.stderr)
+        how = "the same command continues from the last checkpoint, or in a sweep resume=<its folder>"
+        print(f"interrupted; {how}", file=sys.stderr)
         sys.exit(130)
 
 
