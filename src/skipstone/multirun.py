@@ -119,7 +119,7 @@ def past_overrides(folder: Path) -> tuple[list[str], list[str]]:
     ValueError if the file that tells is damaged.
     """
     path = folder / OVERVIEW
-    if not path.is_file():
+    if not is_sweep(folder):
         raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
     try:
         past = OmegaConf.to_container(OmegaConf.load(path))["hydra"]["overrides"]

@@ -80,9 +80,8 @@ def _jobs(folder: Path) -> dict[int, str]:
     there = {int(path.name): path / ".hydra" / "overrides.yaml" for path in folder.iterdir() if path.name.isdigit()}
     jobs = {}
     for number, path in there.items():
-        with suppress(
-            OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, TypeError
-        ):  # being written, or torn
+        # absent as yet, or torn
+        with suppress(OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, TypeError):
             jobs[number] = " ".join(OmegaConf.load(path))
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
         jobs = dict(enumerate(multirun.job_overrides(folder))) | jobs

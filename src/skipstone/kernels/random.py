@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from skipstone.kernels import launch
+from skipstone.philox import as_key
 
 _BLOCK = 1024
 
@@ -60,7 +61,7 @@ def words(seed: int | Tensor, stream: int, index: Tensor, step: int | Tensor, co
     index, step = index.contiguous(), _each(step, index)
     out = torch.empty(len(index), count, dtype=torch.int64, device=index.device)
     grid = (triton.cdiv(count, _BLOCK), len(index))
-    launch(_words, grid, *_address(seed, step), index, out, count, **_flags(seed, stream, step))
+    launch(_words, grid, _key(seed), step, index, out, count, **_flags(seed, stream, step))
     return out
 
 
@@ -73,7 +74,7 @@ def normal(
     size = math.prod(shape)
     pairs = math.ceil(size / 2)
     grid = (triton.cdiv(pairs, _BLOCK), len(index))
-    launch(_normal, grid, *_address(seed, step), index, out, size, pairs, **_flags(seed, stream, step))
+    launch(_normal, grid, _key(seed), step, index, out, size, pairs, **_flags(seed, stream, step))
     return out
 
 
@@ -82,9 +83,8 @@ def _each(step: int | Tensor, index: Tensor) -> int | Tensor:
     return step.expand(len(index)).contiguous() if isinstance(step, Tensor) else step
 
 
-def _address(seed: int | Tensor, step: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
-    """The key, an int as the signed number of the same 64 bits, and the step."""
-    return seed if isinstance(seed, Tensor) else (seed + 2**63) % 2**64 - 2**63, step
+def _key(seed: int | Tensor) -> int | Tensor:
+    return seed if isinstance(seed, Tensor) else as_key(seed)
 
 
 def _flags(seed: int | Tensor, stream: int, step: int | Tensor) -> dict:
