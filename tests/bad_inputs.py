@@ -4,6 +4,7 @@ import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from rooms import (
     Malicious,
     Prepare,
@@ -12,6 +13,7 @@ from rooms import (
     configured,
     cut,
     damaged,
+    entered,
     file_instead,
     folder_instead,
     foreign_checkpoint,
@@ -222,9 +224,9 @@ FILES = [
     Case("a file for a model's folder", "train.py", r"File exists at outputs/models/<key>: move what is in the way",
          at("outputs/models/{key}", file_instead)),
     Case("both checkpoints cut off", "train.py",
-         r"last.ckpt and \S+previous.ckpt cannot be read: remove them to train from the start",
+         r"last.ckpt and \S+previous.ckpt cannot be resumed from, damaged or of another network: move them away",
          damaged("last.ckpt", "previous.ckpt", after=almost)),
-    Case("pictures for checkpoints", "train.py", r"cannot be read: remove them",
+    Case("pictures for checkpoints", "train.py", r"cannot be resumed from, .*: move them away",
          damaged("last.ckpt", "previous.ckpt", how=png, after=almost)),
     Case("a folder for a checkpoint", "train.py", r"last.ckpt is a folder, and a checkpoint belongs there: remove it",
          damaged("last.ckpt", how=folder_instead, after=almost)),
@@ -235,6 +237,15 @@ FILES = [
          damaged("last.ckpt", how=foreign_checkpoint, after=almost)),
     Case("the last checkpoint cut off", "train.py", None, damaged("last.ckpt", after=almost), leaves=".*",
          renews=r".*/(metrics\.csv|last\.ckpt|previous\.ckpt)", code=0),
+    Case("the last checkpoint of a wider network", "train.py", None,
+         damaged("last.ckpt", how=entered(state_dict={"net.conv_in.weight": torch.zeros(1)}), after=almost),
+         leaves=".*", renews=r".*/(metrics\.csv|last\.ckpt|previous\.ckpt)", code=0),
+    Case("both checkpoints with a step in words", "train.py",
+         r"last.ckpt and \S+ cannot be resumed from, .*: move them",
+         damaged("last.ckpt", "previous.ckpt", how=entered(global_step="three"), after=almost)),
+    Case("a checkpoint that Lightning cannot restore", "train.py",
+         r"last.ckpt cannot be restored \(.*\): move it away to go on from previous.ckpt",
+         damaged("last.ckpt", how=entered(loops={}), after=almost), renews=r".*/metrics\.csv", leaves=BEGUN),
     Case("foreign tensors for results", report,
          r"no job of outputs/sweeps/past has a result: ", results(foreign_tensors)),
     Case("a sweep's command cut off", resume, r"multirun.yaml is damaged, .*: give its command anew",
@@ -251,7 +262,7 @@ FILES = [
 MALICE = [
     Case("a checkpoint with code in it", "train.py", r"last.ckpt is not opened, for it holds more than numbers",
          damaged("last.ckpt", how=malicious_checkpoint, after=almost)),
-    Case("bare pickles for checkpoints", "train.py", r"cannot be read: remove them",
+    Case("bare pickles for checkpoints", "train.py", r"cannot be resumed from, .*: move them away",
          damaged("last.ckpt", "previous.ckpt", how=lambda path: path.write_bytes(pickle.dumps(Malicious())),
          after=almost)),
     Case("a pickle for weights", sample, r"ema.safetensors is damaged",

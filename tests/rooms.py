@@ -76,6 +76,11 @@ def foreign_checkpoint(path: Path) -> None:
     torch.save({"state_dict": {}, "global_step": 3, "pytorch-lightning_version": "1.0.0"}, path)
 
 
+def entered(**entries: object) -> Callable[[Path], None]:
+    """A checkpoint with other entries."""
+    return lambda path: torch.save({**torch.load(path, weights_only=True), **entries}, path)
+
+
 def malicious_checkpoint(path: Path) -> None:
     torch.save({**torch.load(path, weights_only=True), "more": Malicious()}, path)
 

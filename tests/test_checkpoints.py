@@ -10,6 +10,7 @@ import zipfile
 import pytest
 import tiny
 import torch
+from torch import Tensor
 
 from skipstone import durable
 from skipstone.training import checkpoints
@@ -28,15 +29,19 @@ def folder(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "model")
 
 
+def latest(folder, model="model"):
+    return checkpoints.latest(folder, model, tiny.build())
+
+
 def step_of(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
 def test_two_checkpoints_are_kept_and_the_last_is_taken(folder):
     assert [step_of(folder / name) for name in ("last.ckpt", "previous.ckpt")] == [6, 4]
-    path, past = checkpoints.latest(folder, "model")
+    path, past = latest(folder)
     assert (path.name, past["global_step"]) == ("last.ckpt", 6)
-    assert checkpoints.latest(folder / "empty", "model") is None
+    assert latest(folder / "empty") is None
 
 
 def cut(path, chance):
@@ -69,10 +74,87 @@ def test_a_damaged_one_is_passed_over_and_the_one_before_taken(damage, folder, c
     for _ in range(10):
         (folder / "last.ckpt").write_bytes(content)
         damage(folder / "last.ckpt", chance)
-        path, past = checkpoints.latest(folder, "model")
+        left = (folder / "last.ckpt").read_bytes()
+        path, past = latest(folder)
         assert (path.name, past["global_step"]) == ("previous.ckpt", 4)
         assert not (folder / "last.ckpt").exists()
+        assert left in [kept.read_bytes() for kept in folder.glob("damaged-*.ckpt")]
     assert "last.ckpt is damaged, so the training goes on from" in caplog.text
+
+
+def test_one_that_memory_was_too_short_for_is_lost_by_nobody(folder, monkeypatch):
+    content, load = (folder / "last.ckpt").read_bytes(), torch.load
+
+    def short(path, **how):
+        if path.name == "last.ckpt":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return load(path, **how)
+
+    monkeypatch.setattr(torch, "load", short)
+    assert latest(folder)[0].name == "previous.ckpt"
+    (kept,) = folder.glob("damaged-*.ckpt")
+    assert kept.read_bytes() == content
+
+
+def changed(*way):
+    """A change of the entry at the end of `way`; the last of it is what it becomes of the old one."""
+
+    def change(past):
+        *outer, name, become = way
+        for step in outer:
+            past = past[step]
+        past[name] = become(past[name])
+
+    return change
+
+
+MISFITS = {
+    "weights of another size": changed("state_dict", "net.time.0.weight", lambda weight: weight[:1]),
+    "weights of another type": changed("state_dict", "net.time.0.weight", Tensor.double),
+    "weights in words": changed("state_dict", "net.time.0.weight", str),
+    "fewer weights": changed("state_dict", lambda weights: dict(list(weights.items())[1:])),
+    "raw weights of another size": changed("current_model_state", "net.time.0.weight", lambda weight: weight[:1]),
+    "moments of another size": changed("optimizer_states", 0, "state", 0, "exp_avg", lambda moment: moment[:1]),
+    "moments of more weights": changed("optimizer_states", 0, "state", lambda state: {**state, 999: state[0]}),
+    "no optimiser": changed("optimizer_states", lambda _: None),
+    "steps in words": changed("global_step", str),
+    "a negative step": changed("global_step", lambda step: -step),
+    "a curve of numbers": changed("curve", lambda _: [1, 2]),
+    "loops in words": changed("loops", "fit_loop", "epoch_progress", "total", "ready", str),
+    "loops as a list": changed("loops", lambda _: []),
+}
+
+
+@pytest.mark.parametrize("change", MISFITS.values(), ids=MISFITS)
+def test_one_that_does_not_fit_is_passed_over_and_the_one_before_taken(change, folder):
+    past = torch.load(folder / "last.ckpt", weights_only=True)
+    change(past)
+    torch.save(past, folder / "last.ckpt")
+    assert latest(folder)[0].name == "previous.ckpt"
+    torch.save(past, folder / "previous.ckpt")
+    with pytest.raises(ValueError, match=r"previous\.ckpt cannot be resumed from, .*: move it away"):
+        latest(folder)
+
+
+UNRESTORABLE = {
+    "no loops": changed("loops", lambda _: {}),
+    "no state of the averaging": changed("averaging_state", lambda _: {}),
+    "other groups of weights": changed("optimizer_states", 0, "param_groups", lambda groups: groups * 2),
+    "no schedule": changed("lr_schedulers", lambda _: 3),
+}
+
+
+@pytest.mark.parametrize("change", UNRESTORABLE.values(), ids=UNRESTORABLE)
+def test_one_that_lightning_does_not_restore_is_named_and_kept(change, folder):
+    past = torch.load(folder / "last.ckpt", weights_only=True)
+    change(past)
+    torch.save(past, folder / "last.ckpt")
+    before = (folder / "last.ckpt").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"(?s)last\.ckpt cannot be restored \(.*\): move it away to go on from previous"
+    ):
+        tiny.train(folder)
+    assert (folder / "last.ckpt").read_bytes() == before
 
 
 def test_a_training_goes_on_from_the_one_before_to_the_same_end(folder):
@@ -86,16 +168,18 @@ def test_a_training_goes_on_from_the_one_before_to_the_same_end(folder):
 def test_when_none_can_be_read_both_are_named(folder):
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / name).write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"last\.ckpt and \S+previous\.ckpt cannot be read: remove them to train from"):
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt and \S+previous\.ckpt cannot be resumed from, .*: move them away"
+    ):
         tiny.train(folder)
 
 
 def test_one_of_another_model_or_version_is_refused(folder):
     with pytest.raises(ValueError, match=r"last\.ckpt is of another model, model: remove it to train other"):
-        checkpoints.latest(folder, "other")
+        latest(folder, "other")
     torch.save({"state_dict": {}}, folder / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt is of another version: remove it"):
-        checkpoints.latest(folder, "model")
+        latest(folder)
 
 
 class Malicious:
@@ -121,7 +205,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_not_run(folder, tm
 def test_a_bare_pickle_in_place_of_a_checkpoint_is_not_opened_either(folder, tmp_path):
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / name).write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="cannot be resumed from"):
         tiny.train(folder)
     assert not (tmp_path / "ran").exists()
 

@@ -104,11 +104,10 @@ def die(_):
 
 
 def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_path, monkeypatch):
-    """At every one of the moments between being done and being in place."""
+    """At every one of the moments between being done and being in place, whoever wants the model next."""
     store, weights = runs.ModelStore(tmp_path), runs.weights_config(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
-    renames = 2
-    for moment in range(renames):
+    for moment, fresh in ((0, True), (0, False), (1, False)):  # there are two renames
         before, rename, left = (folder / "DONE").stat().st_mtime_ns, Path.rename, [moment]
 
         def dying(path, target, rename=rename, left=left):
@@ -121,7 +120,7 @@ def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_p
             patch.setattr(Path, "rename", dying)
             with pytest.raises(RuntimeError, match="no luck"):
                 store.ensure(weights, lambda _: build(), fresh=True)
-        assert store.ensure(weights, die, fresh=moment == 0) == folder
+        assert store.ensure(weights, die, fresh) == folder
         assert store.keys() == [folder.name] == [path.name for path in store.root.iterdir()]
         assert (folder / "DONE").stat().st_mtime_ns > before
 

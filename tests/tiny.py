@@ -8,7 +8,7 @@ from forks import FORKS
 
 from skipstone import ForwardProcess, UNet, noise, runs
 from skipstone.data import ImageSet
-from skipstone.training import hardware
+from skipstone.training import checkpoints, hardware
 from skipstone.training.fit import fit
 from skipstone.training.module import Recipe
 
@@ -43,7 +43,10 @@ def build():
 
 def train(folder, callbacks=(), recipe=RECIPE, **trainer):
     settings = hardware.resolve(TRAINER | trainer)
-    return fit(build(), ForwardProcess(noise.linear(50)), images(), recipe, settings, 0, folder, callbacks=callbacks)
+    net = build()
+    found = checkpoints.latest(folder, runs.key_of(folder), net)
+    process = ForwardProcess(noise.linear(50))
+    return fit(net, process, images(), recipe, settings, 0, folder, callbacks=callbacks, found=found)
 
 
 def ensure(outputs, steps, fresh=False, **trainer):

@@ -17,7 +17,7 @@ from skipstone.evaluation import evaluate
 from skipstone.metrics import MemoryCheck, Proxies
 from skipstone.plan import Plan, keep
 from skipstone.review import Trained, open_tracker, proxies_of, review
-from skipstone.training import hardware, tracking
+from skipstone.training import checkpoints, hardware, tracking
 from skipstone.training.fit import fit
 from skipstone.training.module import Recipe
 from skipstone.training.validation import SamplingCallback
@@ -92,6 +92,7 @@ def _train(
 ) -> nn.Module:  # fmt: skip
     """Train the network in the model's folder, watched by the tracker and by a few cells; returns the averaged one."""
     trainer, images = plan.trainer, plan.images
+    found = checkpoints.latest(model_folder, runs.key_of(model_folder), plan.net)
     sample = partial(
         evaluate,
         cells=plan.watched,
@@ -106,7 +107,7 @@ def _train(
     log.info("training %s for %d steps", model_folder, trainer["max_steps"])
     began, finished = time.perf_counter(), False
     try:
-        net = fit(plan.net, plan.process, images, recipe, trainer, config.seed, model_folder, logger, (watch,))
+        net = fit(plan.net, plan.process, images, recipe, trainer, config.seed, model_folder, logger, (watch,), found)
         finished = True
     finally:
         tracking.finish(logger, finished)

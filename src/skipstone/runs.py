@@ -73,6 +73,11 @@ def model_key(weights: dict[str, Any]) -> str:
     return f"{weights['dataset']['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
+def key_of(folder: Path) -> str:
+    """Of the model that is trained in `folder`, whether for the first time or anew."""
+    return folder.name.removesuffix(_FRESH)
+
+
 class ModelStore:
     """The models below `<outputs>/models`."""
 
@@ -122,7 +127,7 @@ class ModelStore:
             renew = fresh and not (renewed is not None and renewed.exists())
             return not self.finished(key) or (renew and self.finished_at(key) == before)
 
-        if not wanted():
+        if not wanted() and not self._half_replaced(key):
             return final
         folder = self.root / f"{key}{_FRESH}" if fresh else final
         self.root.mkdir(parents=True, exist_ok=True)
@@ -146,6 +151,10 @@ class ModelStore:
         key = model_key(weights)
         save_weights(train(folder), folder / _WEIGHTS, key)
         durable.write(folder / _DONE, f"{key}\n".encode())
+
+    def _half_replaced(self, key: str) -> bool:
+        """Whether a process was killed, or is just now, between finishing a fresh model and having it in its place."""
+        return (self.root / f"{key}{_FRESH}" / _DONE).is_file() or (self.root / f"{key}{_OLD}").exists()
 
     def _adopt(self, key: str) -> None:
         """Let a finished fresh model take its place, and finish what a killed process began of this."""

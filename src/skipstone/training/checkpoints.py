@@ -1,44 +1,35 @@
-"""Checkpoint files: how they are written, which one a training resumes from, and which are refused.
+"""Checkpoint files: which one a training resumes from, and which are passed over or refused.
 
-    last.ckpt  previous.ckpt
+    last.ckpt  previous.ckpt  damaged-<when it was written>.ckpt
 
-They hold plain containers and tensors and are read as such: what asks for code to be run is not opened.
+They hold plain containers and tensors and are read as such: what asks for code to be run is not opened. Lightning is
+not imported here, so that what is refused is refused before.
 """
 
-import io
 import logging
 import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-
-from skipstone import durable
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 CURVE, MODEL = "curve", "model"  # what we add to Lightning's entries
+_RAW = "current_model_state"  # beside the averaged weights, the ones that are trained
 
 
-class DurableIO(TorchCheckpointIO):
-    """Writes a checkpoint to the disk before it takes the place of the one before, which stays as previous.ckpt."""
+def latest(folder: Path, model: str, net: nn.Module) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint of the training of `net` in `folder`, and what it holds; None where there is none.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path, buffer = Path(path), io.BytesIO()
-        torch.save(checkpoint, buffer)  # in memory, for torch's own writer hides the reason when a disk is full
-        with durable.replacing(path, previous=path.with_name(PREVIOUS)) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-
-
-def latest(folder: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint of the training in `folder`, and what it holds; None if there is none at all.
-
-    A damaged one is passed over, with a warning, and removed. Raises ValueError if all are damaged, and for a
+    One that is damaged, or holds other things than this network's training writes, is passed over, with a warning, and
+    set aside: it may be good for all that, where memory was short. Raises ValueError if all are so, and for a
     checkpoint of another model, of another version, or with code in it, and for a folder in its place.
     """
     for path in (folder / LAST, folder / PREVIOUS):
@@ -53,16 +44,24 @@ def latest(folder: Path, model: str) -> tuple[Path, dict[str, Any]] | None:
             raise ValueError(f"{path} is of another version: remove it to train from the start.")
         if past[MODEL] != model:
             raise ValueError(f"{path} is of another model, {past[MODEL]}: remove it to train {model} from the start.")
+        if not _fits(past, net):
+            continue
         for damaged in there[:i]:
-            log.warning("%s is damaged, so the training goes on from %s", damaged, path)
-            damaged.unlink()
+            _set_aside(damaged, path)
         return path, past
     if there:
         names = " and ".join(map(str, there))
         raise ValueError(
-            f"{names} cannot be read: remove {'it' if len(there) == 1 else 'them'} to train from the start."
+            f"{names} cannot be resumed from, damaged or of another network: move {'it' if len(there) == 1 else 'them'}"
+            " away to train from the start."
         )
     return None
+
+
+def _set_aside(damaged: Path, path: Path) -> None:
+    kept = damaged.with_name(f"damaged-{damaged.stat().st_mtime_ns}.ckpt")
+    log.warning("%s is damaged, so the training goes on from %s; it is kept as %s", damaged, path, kept.name)
+    damaged.rename(kept)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -80,3 +79,40 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, RuntimeError, ValueError, TypeError):
         return None
     return past if isinstance(past, dict) else None
+
+
+def _fits(past: dict[str, Any], net: nn.Module) -> bool:
+    """Whether our own entries, the weights and the optimiser's state are such as this network's training writes.
+
+    What else there is belongs to Lightning, which restores it or says why it does not.
+    """
+    weights = {f"net.{name}": _form(tensor) for name, tensor in net.state_dict().items()}
+    moments = [
+        {"step": _form(torch.tensor(0.0)), "exp_avg": _form(p), "exp_avg_sq": _form(p)} for p in net.parameters()
+    ]
+    try:
+        ours = type(past["global_step"]) is int and past["global_step"] >= 0
+        ours &= all(isinstance(number, (int, float, type(None))) for row in past[CURVE] for number in row.values())
+        ours &= all(isinstance(count, int) for count in _leaves(past["loops"]))
+        states = [state for optimizer in past["optimizer_states"] for state in optimizer["state"].items()]
+        optimizers = all(_form(state) == moments[i] for i, state in states)
+        return (
+            ours and optimizers and all(_form(past[name]) == weights for name in ("state_dict", _RAW) if name in past)
+        )
+    except (AttributeError, LookupError, TypeError):
+        return False
+
+
+def _form(node: Any) -> Any:
+    """What an entry is like, whatever its numbers: sizes and types of the tensors in it."""
+    if isinstance(node, dict):
+        return {name: _form(child) for name, child in node.items()}
+    return (node.shape, node.dtype) if isinstance(node, Tensor) else type(node)
+
+
+def _leaves(node: Any) -> Iterator[Any]:
+    if not isinstance(node, dict):
+        yield node
+        return
+    for child in node.values():
+        yield from _leaves(child)

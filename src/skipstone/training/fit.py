@@ -12,16 +12,16 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from skipstone import runs
 from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
 from skipstone.training import checkpoints, hardware
-from skipstone.training.checkpoints import DurableIO
 from skipstone.training.curve import Curve
 from skipstone.training.data import ImageData, StepSampler
 from skipstone.training.ema import EMA
 from skipstone.training.first_step import FirstStep
 from skipstone.training.module import DiffusionModule, Recipe
-from skipstone.training.survival import Survival, requeue_signals
+from skipstone.training.survival import DurableIO, Survival, requeue_signals
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,17 @@ def fit(
     folder: Path,
     logger: Logger | None = None,
     callbacks: tuple[Callback, ...] = (),
+    found: tuple[Path, dict[str, Any]] | None = None,
 ) -> nn.Module:
     """Train `net` and return it with the averaged weights of the last step.
 
-    trainer_config: resolved (hardware.resolve).  folder: the model's, for last.ckpt and metrics.csv; a training that
-    was cut off there is resumed.  logger: a tracker beside metrics.csv.  callbacks: see the averaged weights.
+    trainer_config: resolved (hardware.resolve).  folder: the model's, for last.ckpt and metrics.csv.  logger: a tracker
+    beside metrics.csv.  callbacks: see the averaged weights.  found: the checkpoint to go on from, as
+    checkpoints.latest found it there; None begins anew.
     """
     _quiet()
     accumulated = trainer_config["accumulate_grad_batches"]
-    model = folder.name.removesuffix(".fresh")
-    resumed, past = checkpoints.latest(folder, model) or (None, {"global_step": 0, checkpoints.CURVE: []})
+    resumed, past = found or (None, {"global_step": 0, checkpoints.CURVE: []})
     curve = Curve(folder, past[checkpoints.CURVE])
     module = DiffusionModule(
         hardware.layout(net),
@@ -58,7 +59,7 @@ def fit(
         compiled=trainer_config["compile"],
         kernels=hardware.has_kernels(net, trainer_config),
     )
-    survival = Survival(folder, model, curve, trainer_config["checkpoint_every_n_steps"])
+    survival = Survival(folder, runs.key_of(folder), curve, trainer_config["checkpoint_every_n_steps"])
     trainer = build_trainer(
         trainer_config,
         logger=[curve] if logger is None else [curve, logger],
@@ -76,15 +77,30 @@ def fit(
     data = ImageData(images, recipe.batch_size, seed, batches, first=past["global_step"] * accumulated)
     if resumed:
         log.info("resuming the training in %s after step %d", folder, past["global_step"])
+    _run(trainer, module, data, resumed, survival)
+    return module.net
+
+
+def _run(
+    trainer: lightning.Trainer, module: DiffusionModule, data: ImageData, resumed: Path | None, survival: Survival
+) -> None:
+    """Train to the last step. Raises ValueError for a checkpoint that Lightning cannot restore."""
     try:
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stopped:  # the answer to SIGINT and SIGTERM; the latter's would count as success
         _pass_on(survival.stop)
         raise KeyboardInterrupt from stopped
+    except Exception as error:
+        # of what several devices' processes do, nothing is known here
+        if resumed is None or survival.began or trainer.world_size > 1 or isinstance(error, OSError):
+            raise
+        raise ValueError(
+            f"{resumed} cannot be restored ({type(error).__name__}: {error}): move it away to go on from "
+            f"{checkpoints.PREVIOUS}, or without that from the start."
+        ) from error
     if survival.stop:  # too late to stop the training, but not what follows it
         _pass_on(survival.stop)
         raise KeyboardInterrupt
-    return module.net
 
 
 def _pass_on(number: signal.Signals | None) -> None:

@@ -1,5 +1,6 @@
-"""The callback that lets a training be stopped at any moment: when to save, when to stop, what never to save."""
+"""What lets a training be stopped at any moment: when and how to save, when to stop, what never to save."""
 
+import io
 import logging
 import os
 import signal
@@ -11,12 +12,13 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import Tensor
 
-from skipstone import locks
-from skipstone.training.checkpoints import CURVE, LAST, MODEL
+from skipstone import durable, locks
+from skipstone.training.checkpoints import CURVE, LAST, MODEL, PREVIOUS
 from skipstone.training.curve import Curve
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,16 @@ _LOOK = 50  # steps between looks at the losses, each of which waits for the dev
 _EXPLODED = 1e3  # a loss; a network that predicts nothing scores 1
 _AGREE = 10  # steps between agreements of several devices on whether to stop
 _SUBMITIT = "SUBMITIT_EXECUTOR"  # in the environment of the jobs that submitit starts
+
+
+class DurableIO(TorchCheckpointIO):
+    """Writes a checkpoint to the disk before it takes the place of the one before, which stays as previous.ckpt."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path, buffer = Path(path), io.BytesIO()
+        torch.save(checkpoint, buffer)  # in memory, for torch's own writer hides the reason when a disk is full
+        with durable.replacing(path, previous=path.with_name(PREVIOUS)) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
 
 class Survival(Callback):
@@ -43,12 +55,13 @@ class Survival(Callback):
     def __init__(self, folder: Path, model: str, curve: Curve, every: int) -> None:
         self.path, self.model, self.curve, self.every = folder / LAST, model, curve, every
         self.saved = 0  # steps in the last checkpoint
+        self.began = False  # whether all was restored that is
         self.stop: signal.Signals | None = None
         self._lossless = False  # whether nothing would be lost by stopping at once
         self._steps_since: Tensor | None = None  # the first bad loss, counting it; 0: none. It stays on the device
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.saved = trainer.global_step
+        self.saved, self.began = trainer.global_step, True
         if threading.current_thread() is threading.main_thread():  # Lightning puts the old handlers back
             for number in (signal.SIGTERM, signal.SIGINT, *requeue_signals()):
                 signal.signal(number, self._on_signal)
