@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from skipstone.command import main
-from skipstone.multirun import past_overrides
+from skipstone.resume import command
 
 
 def job() -> None:
@@ -15,7 +15,7 @@ def job() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
     folder = parser.parse_args().sweep
-    past_overrides(folder)  # refuses what is no sweep, before more is imported
+    command(folder)  # refuses what is no sweep, before more is imported
     from skipstone import sweep
 
     path = sweep.report(folder)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from shell import python, run, summary_of
 
 import train
-from skipstone import archive, multirun, sweep
+from skipstone import archive, resume, settings, sweep
 from skipstone.command import main
 
 _TRAINING = "[skipstone.job][INFO] - training "
@@ -84,6 +84,10 @@ def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert all(archive.command(folder / job) for job in "12")
     assert len(rows_of(folder / "evaluation.csv")) == 4
+    names = re.findall(r"Job \d \((.*?)\) has no result", (folder / "report.html").read_text())
+    assert len(names) == 2
+    assert not any("resume=" in name for name in names)
+    assert "logger=none" not in resume.command(folder).task
 
 
 def test_report_writes_the_page_again(folder):
@@ -115,30 +119,111 @@ def overview(folder, *task):
     """A sweep's folder after `train.py -m *task`."""
     folder.mkdir(exist_ok=True)
     overrides = {"task": list(task), "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=basic"]}
-    OmegaConf.save({"hydra": {"overrides": overrides}}, folder / "multirun.yaml")
+    OmegaConf.save({"hydra": {"overrides": overrides}}, path_of(folder))
 
 
-def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path, monkeypatch):
+def path_of(folder):
+    return folder / "multirun.yaml"
+
+
+def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path):
     folder = tmp_path / "it's, so = $to {say} [a] sweep"
-    task = ["schedule.timesteps=[0,5],[0,9]", "+note='a,b \\'c'", "eta=0.0,1.0"]
+    task = ["schedule.timesteps=[0,5],[0,9]", "dataset.root='a,b \\'c'", "eta=0.0,1.0"]
     overview(folder, *task, "resume=elsewhere")
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "logger=none", f"resume={folder}/"])
-    multirun._resume()
-    assert sys.argv[1:6] == ["-m", "hydra/launcher=basic", *task]
-    more = OverridesParser.create().parse_overrides(sys.argv[6:])
+    words = resume.resumed(["-m", "logger=none", f"resume={folder}/"])
+    assert words[:5] == ["-m", "hydra/launcher=basic", *task]
+    more = OverridesParser.create().parse_overrides(words[5:])
     assert [(override.key_or_group, override.value()) for override in more] == [
-        ("logger", "none"),
         ("resume", str(folder)),
         ("hydra.sweep.dir", str(folder)),
+        ("logger", "none"),
     ]
 
 
-@pytest.mark.parametrize("beside", ["eta=0.5", "seed=0,1"])
-def test_resume_refuses_what_would_make_other_jobs(beside, tmp_path, monkeypatch):
+def test_what_stands_beside_resume_holds_once(tmp_path):
+    """Hydra writes the whole command line of a resume into the sweep's folder."""
+    overview(tmp_path, "tau=2,3", "logger=csv")
+    before = resume.command(tmp_path)
+    words = resume.resumed([f"resume={tmp_path}", "hydra/launcher=joblib", "logger=none", "hydra.launcher.n_jobs=2"])
+    hydra = [word for word in words if word.startswith("hydra")]
+    task = [word for word in words if not word.startswith(("hydra", "-"))]
+    assert task[-1] == "logger=none"
+    OmegaConf.save(
+        {"hydra": {"overrides": {"task": task, "hydra": [*hydra, "hydra.mode=MULTIRUN"]}}}, path_of(tmp_path)
+    )
+    after = resume.command(tmp_path)
+    assert after.task == before.task == ["tau=2,3", "logger=csv"]
+    assert after.hydra == ["hydra/launcher=basic"]
+    assert resume.resumed([f"resume={tmp_path}", "logger=none"])[1:4] == [
+        "hydra/launcher=basic",
+        "tau=2,3",
+        "logger=csv",
+    ]
+
+
+OURS = [
+    "tau=2,3",
+    "schedule=exp,quad",
+    "schedule=glob(*)",
+    "schedule.timesteps=[0,5],[0,9]",
+    "evaluation.schedules={quad: [10, 20], uniform: null}",
+    "solver.order=choice(2,3)",
+    "seed=range(0,4)",
+    "+trainer.benchmark=true",
+    "++trainer.max_steps=5",
+    "dataset.root='it\\'s, so'",
+    "hydra/launcher=slurm",
+    "hydra.launcher.partition=gpu",
+    "paths.outputs=../elsewhere",
+]
+FOREIGN = [
+    "+note=1",  # it is no key of ours
+    "model._target_=os.system",
+    "+model.more={_target_:os.system}",
+    "model.multipliers=[1,{_target_:os.system}]",
+    "model.multipliers=[1],[{_target_:os.system}]",
+    "evaluation.schedules={_target_: os.system}",
+    "evaluation.schedules={quad: {a: 1}}",
+    "dataset.name=${oc.env:HOME}",
+    "dataset.name='${oc.env:HOME}'",
+    "model=../../elsewhere",
+    "model=unet_tiny,../../elsewhere",
+    "logger@model=none",
+    "hydra/launcher=/elsewhere",
+    "hydra.launcher.setup=[touch ran]",
+    "hydra.launcher.partition='gpu\ntouch ran #'",
+    "hydra.job.env_set.PATH=elsewhere",
+    "hydra.searchpath=[file://elsewhere]",
+    "hydra/job_logging=none",
+    "+hydra.callbacks.mine={_target_:os.system}",
+    "~seed",
+]
+
+
+@pytest.mark.parametrize("word", OURS)
+def test_resume_follows_what_a_sweep_of_ours_can_say(word, tmp_path):
+    overview(tmp_path, word)
+    assert word in resume.resumed([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize("word", FOREIGN)
+def test_resume_follows_nothing_else(word, tmp_path):
+    overview(tmp_path, "tau=2", word)
+    with pytest.raises(ValueError, match=r"multirun\.yaml asks for .*, which may run any code|for it may run any code"):
+        resume.resumed([f"resume={tmp_path}"])
+
+
+def test_every_key_that_train_py_has_is_one_of_ours(composed):
+    keys = {key for key in settings.dotted(OmegaConf.to_container(composed())) if "._" not in key}
+    assert keys - settings.known_keys() <= {"dataset", "solver", "logger", "experiment"}  # groups
+    assert "solver.variant" in settings.known_keys()  # of an option that is not chosen
+
+
+@pytest.mark.parametrize("beside", ["eta=0.5", "seed=0,1", "hydra.sweep.dir=elsewhere"])
+def test_resume_refuses_what_would_make_other_jobs(beside, tmp_path):
     overview(tmp_path, "eta=0.0,1.0")
-    monkeypatch.setattr(sys, "argv", ["train.py", f"resume={tmp_path}", beside])
     with pytest.raises(ValueError, match=f"{beside} is not allowed beside resume="):
-        multirun._resume()
+        resume.resumed([f"resume={tmp_path}", beside])
 
 
 def test_a_folder_with_the_result_of_another_command_is_refused(tmp_path, monkeypatch, capsys):

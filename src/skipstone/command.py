@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -26,7 +26,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from safetensors import SafetensorError
 from yaml import YAMLError
 
-from skipstone.settings import CONF
+from skipstone.resume import MULTIRUN
+from skipstone.settings import CONF, dotted
 
 # Errors of the place that is written to, and what to do about them
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -39,7 +40,6 @@ _ADVICE = {
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
 EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException, YAMLError)
-MULTIRUN = ("-m", "--multirun")
 
 # Of Hydra's launchers, those that are installed apart
 _LAUNCHERS = {
@@ -59,6 +59,7 @@ def main(job: Callable[[], None]) -> None:
             stream.reconfigure(errors="replace")  # a terminal that knows few letters must not cost a run its end
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in MULTIRUN)  # Hydra takes -m at an end alone
     try:
+        _require_whole(sys.argv[1:])
         job()
     except EXPECTED as error:
         if full:
@@ -71,6 +72,12 @@ def main(job: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def _require_whole(words: list[str]) -> None:
+    for word in words:
+        if word.startswith("~"):
+            raise ValueError(f"{word} is not allowed: every setting is needed, give it another value or leave it out.")
+
+
 def sentence(error: BaseException) -> str:
     """One line that says what is wrong and what to do."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -80,6 +87,10 @@ def sentence(error: BaseException) -> str:
         return f"{group}={name} needs {_LAUNCHERS[name]}, which is not installed: pip install -e '.[launchers]'."
     if isinstance(error, MissingConfigException) and error.options:
         return f"{group}={name} is unknown: choose one of {', '.join(sorted(error.options))}."
+    if str(error).startswith("Config group override must be"):
+        nothings = {f"{path.name}=null" for path in CONF.iterdir()}
+        said = next((word for word in sys.argv[1:] if word in nothings), "null")
+        return f"{said} is not allowed: a group is never without an option, see --help for those that there are."
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(error)
     if isinstance(error, OverrideParseException):
@@ -117,11 +128,4 @@ def _known_keys() -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         told = [word for word in sys.argv[1:] if word in options]
         config = OmegaConf.to_container(compose(name, overrides=told), resolve=False)
-    return sorted({*(group for group in groups if group in config or name == "train"), *_dotted(config)})
-
-
-def _dotted(node: dict, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
+    return sorted({*(group for group in groups if group in config or name == "train"), *dotted(config)})

@@ -3,7 +3,6 @@
 What the jobs share lies in the sweep's folder and in the model store, never in the memory of a process.
 """
 
-import itertools
 import logging
 import multiprocessing
 import os
@@ -18,25 +17,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig
 
 from skipstone import locks
-from skipstone.command import EXPECTED, MULTIRUN, sentence
-from skipstone.settings import CONF
+from skipstone.command import EXPECTED, sentence
+from skipstone.resume import MULTIRUN, is_sweep, parsed, resumed
 
 log = logging.getLogger(__name__)
 
 FAILURE = "error.txt"  # in the folder of a job that failed, why
-OVERVIEW = "multirun.yaml"  # in the folder of a sweep, its command line
 JOB_LOCK = "lock"  # in the folder of a job, while it is run
 _GRACE = 20.0  # seconds that worker processes have to save what they train
 
@@ -77,7 +69,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def reported() -> Iterator[None]:
     """Around all jobs of a command line: takes resume=, and leaves the report over a multirun, however that ended."""
-    _resume()
+    sys.argv[1:] = resumed(sys.argv[1:])
+    _require_jobs(sys.argv[1:])
     try:
         yield
     except Exception as error:
@@ -107,90 +100,13 @@ def _complaint(error: Exception) -> str | None:
     return f"the jobs could not be submitted: {last}"
 
 
-def is_sweep(folder: Path) -> bool:
-    """Whether a multirun was begun there."""
-    return (folder / OVERVIEW).is_file()
-
-
-def past_overrides(folder: Path) -> tuple[list[str], list[str]]:
-    """What the command line of the sweep in `folder` said: overrides of Hydra's own settings, and of ours.
-
-    They come as they were typed: nothing in them is resolved. Raises FileNotFoundError where there is no sweep,
-    ValueError if the file that tells is damaged.
-    """
-    path = folder / OVERVIEW
-    if not is_sweep(folder):
-        raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
-    try:
-        past = OmegaConf.to_container(OmegaConf.load(path))["hydra"]["overrides"]
-        hydra, task = ([str(word) for word in past[whose]] for whose in ("hydra", "task"))
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, so what the sweep was is not known: give its command anew.") from error
-    return hydra, [word for word in task if not word.startswith("resume=")]
-
-
-def command_line(folder: Path) -> list[str]:
-    """The overrides of ours with which the sweep in `folder` was begun."""
-    return past_overrides(folder)[1]
-
-
-def job_overrides(folder: Path) -> list[str]:
-    """The overrides of each of its jobs, in order: what Hydra's own sweeper makes of the command line."""
-    settings: dict[str, list[str]] = {}
-    for override in _parsed(command_line(folder)):
-        key = override.get_key_element()
-        values = (
-            override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-        )
-        settings[key] = [f"{key}={value}" for value in values]
-    return [" ".join(job) for job in itertools.product(*settings.values())]
-
-
-def _parsed(words: Sequence[str]) -> list[Override]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):  # schedule=glob(*) wants to know which there are
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        return parser.parse_overrides(list(words))
-
-
-def _resume() -> None:
-    """Turn resume=<folder> on the command line into that sweep's own command, for the jobs that have no result.
-
-    What stands beside it is added. Raises FileNotFoundError for a folder that is no sweep's, ValueError for a setting
-    that would make other jobs of it.
-    """
-    words = sys.argv[1:]
-    folders = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
-    if not folders:
+def _require_jobs(words: Sequence[str]) -> None:
+    """Raise ValueError where a setting is to be swept over no value at all, of which Hydra makes a sweep of no jobs."""
+    if not any(word in (*MULTIRUN, "hydra.mode=MULTIRUN") for word in words):
         return
-    folder = Path(folders[-1]).absolute()
-    _return_to(folder)
-    hydra, task = past_overrides(folder)
-    for word in (*hydra, *task):
-        if "_target_" in word or "hydra.searchpath" in word:
-            raise ValueError(
-                f"{folder / OVERVIEW} asks for {word}, which may run any code: if that is your own, give the sweep's "
-                f"command itself, with -m and hydra.sweep.dir={folder}."
-            )
-    swept = {override.key_or_group for override in _parsed(task) if override.is_sweep_override()}
-    more = [word for word in words if not word.startswith("resume=") and word not in MULTIRUN]
-    for override in _parsed([word for word in more if not word.startswith("-")]):
-        if override.is_sweep_override() or override.key_or_group in swept:
-            raise ValueError(f"{override.input_line} is not allowed beside resume=: it would make other jobs of it.")
-    hydra = [word for word in hydra if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
-    place = _quoted(str(folder))
-    sys.argv[1:] = ["-m", *hydra, *task, *more, f"resume={place}", f"hydra.sweep.dir={place}"]
-
-
-def _return_to(folder: Path) -> None:
-    """Go where the sweep was begun, for its paths, that of the models among them, may be relative to there."""
-    with suppress(OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, LookupError, TypeError):
-        os.chdir(OmegaConf.to_container(OmegaConf.load(folder / OVERVIEW))["hydra"]["runtime"]["cwd"])
-
-
-def _quoted(text: str) -> str:
-    """As a value in Hydra's grammar, whatever is in it."""
-    return "'" + text.replace("'", r"\'") + "'"
+    for override in parsed([word for word in words if "=" in word and not word.startswith("-")]):
+        if override.is_discrete_sweep() and next(iter(override.sweep_string_iterator()), None) is None:
+            raise ValueError(f"{override.input_line} names no value at all, so the sweep has no jobs: correct it.")
 
 
 class JobError(ValueError):

@@ -19,12 +19,10 @@ import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from yaml import YAMLError
 
-from skipstone import durable, locks
+from skipstone import durable, locks, settings
 from skipstone.process import ForwardProcess
 
 if TYPE_CHECKING:
@@ -170,9 +168,9 @@ class ModelStore:
         """Warn where a model of the same settings was trained on other images under the same name."""
         for path in sorted(self.root.glob(f"{weights['dataset']['name']}-*/{_CONFIG}")):
             try:
-                other = OmegaConf.to_container(OmegaConf.load(path))
+                other = settings.read_plain(path)
                 fingerprint = other["dataset"]["fingerprint"]
-            except (OSError, YAMLError, OmegaConfBaseException, KeyError, TypeError, UnicodeDecodeError):
+            except (OSError, ValueError, LookupError, TypeError):
                 continue  # no model of ours; it is not what was asked for
             same = {**other, "dataset": {**other["dataset"], "fingerprint": weights["dataset"]["fingerprint"]}}
             if same == weights and fingerprint != weights["dataset"]["fingerprint"]:
@@ -215,9 +213,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / _CONFIG
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
+        config = settings.read_plain(path)
         ours = "name" in config["dataset"] and all(isinstance(config[part], dict) for part in ("model", "noise"))
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error
     if not ours or config.get("format", FORMAT) != FORMAT:
         raise ValueError(f"{path} is of another version: train the model anew with fresh=true.")

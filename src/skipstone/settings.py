@@ -4,12 +4,17 @@ Settings are checked before anything is imported, built, read or written. Comman
 is checked before more is imported, so that no sentence is long in coming.
 """
 
+import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import AliasEvent, SafeLoader, YAMLError
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -93,8 +98,41 @@ _FOLLOWERS = {
     "model.image_size": "dataset.image_size",
     "model.channels": "dataset.channels",
 }
-_LARGEST_SEED = 2**63 - 1
+_LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # more steps do not fit into memory
 _WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
+
+
+def read_plain(path: Path) -> Any:
+    """What a YAML file says, as plain containers, nothing in it resolved.
+
+    Raises OSError, or ValueError if it is damaged, or has what our files have not: code to be run, or aliases, with
+    which a few lines stand for billions.
+    """
+    text = path.read_text()
+    try:
+        if any(isinstance(event, AliasEvent) for event in yaml.parse(text, SafeLoader)):
+            raise ValueError(f"{path} has aliases")
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except (OSError, YAMLError, OmegaConfBaseException, RecursionError) as error:  # the first is OmegaConf's
+        raise ValueError(f"{path} is damaged") from error
+
+
+def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key in nested settings, by its full name."""
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+def known_keys() -> set[str]:
+    """Every key of train.py that a file in conf/ sets, with whatever options; without Hydra's, and what it builds."""
+    keys = set(dotted(OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))))
+    for path in CONF.glob("*/*.yaml"):
+        whole = "# @package _global_" in path.read_text()
+        keys.update(dotted(OmegaConf.to_container(OmegaConf.load(path)), "" if whole else f"{path.parent.name}."))
+    foreign = re.compile(r"hydra\b|defaults$|(.*\.)?_")
+    return {key for key in keys if not foreign.match(key)}
 
 
 def check(config: DictConfig) -> None:
@@ -121,7 +159,8 @@ def _check_kinds(config: DictConfig) -> None:
     for key in _PATHS:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and value is not None and not isinstance(value, str):
-            raise _refusal(key, value, "a path")
+            what = "a model's key, or its folder" if key == "run" else "a path"
+            raise _refusal(key, value, f"{what}; a folder whose name reads as a number is ./{value}")
 
 
 def _check_numbers(config: DictConfig) -> None:
@@ -132,8 +171,24 @@ def _check_numbers(config: DictConfig) -> None:
         require_number(config, key, kind, smallest)
         if kind is float and key != "dataset.held_out":  # a count or a fraction
             OmegaConf.update(config, key, float(value))  # 0 and 0.0 are the same model
-    if config.seed > _LARGEST_SEED:
-        raise _refusal("seed", config.seed, f"an integer of at most {_LARGEST_SEED}")
+    for key, largest in _LARGEST.items():
+        if OmegaConf.select(config, key, default=0) > largest:
+            raise _refusal(key, OmegaConf.select(config, key), f"an integer of at most {largest}")
+    _check_interval(config)
+
+
+def _check_interval(config: DictConfig) -> None:
+    """Between validations: a share of the training, or a number of batches."""
+    key = "trainer.val_check_interval"
+    value = OmegaConf.select(config, key)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= 1 or _is_count(value)):
+        raise _refusal(key, value, "a share of the training, above 0.0 and at most 1.0, or a number of batches")
+
+
+def _is_count(value: float) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _check_lists(config: DictConfig) -> None:

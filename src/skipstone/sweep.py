@@ -8,11 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from skipstone import archive, multirun
+from skipstone import archive, multirun, resume, settings
 from skipstone.evaluation import Result
 from skipstone.report import curves, page, sheet, table
 
@@ -34,7 +31,7 @@ def report(folder: Path) -> Path | None:
     Jobs that failed or never began are named on the page and on the terminal. Raises FileNotFoundError for a folder
     that is no sweep's, ValueError for one whose command cannot be read.
     """
-    multirun.past_overrides(folder)  # raises where there is none
+    task = resume.command(folder).task
     results, failures = _collect(folder)
     notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
     for note in notes:
@@ -49,8 +46,8 @@ def report(folder: Path) -> Path | None:
     models = sorted({result.row["model"] for result in results})
     story = page.Story(
         model=" and ".join(models),
-        config=(folder / multirun.OVERVIEW).read_text(),
-        command=shlex.join(["python", "train.py", "-m", *multirun.command_line(folder)]),
+        config=(folder / resume.OVERVIEW).read_text(),
+        command=shlex.join(["python", "train.py", "-m", *task]),
         notes=notes,
     )
     path = page.write_page(results, folder, story)
@@ -81,10 +78,10 @@ def _jobs(folder: Path) -> dict[int, str]:
     jobs = {}
     for number, path in there.items():
         # absent as yet, or torn
-        with suppress(OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError, TypeError):
-            jobs[number] = " ".join(OmegaConf.load(path))
+        with suppress(OSError, ValueError, TypeError):
+            jobs[number] = " ".join(word for word in settings.read_plain(path) if not word.startswith("resume="))
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
-        jobs = dict(enumerate(multirun.job_overrides(folder))) | jobs
+        jobs = dict(enumerate(resume.job_overrides(folder))) | jobs
     return dict(sorted((dict.fromkeys(there, "?") | jobs).items()))
 
 
