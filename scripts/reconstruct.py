@@ -45,10 +45,10 @@ def job(config: DictConfig) -> None:
 
     from rich.progress import track
 
-    from skipstone.data import to_bytes, to_unit
+    from skipstone.data import pick, to_bytes, to_unit
     from skipstone.report import curves, pictures, table
 
-    x0 = to_unit(images.held_out[: config.n]).to(next(net.parameters()).device)
+    x0 = to_unit(pick(images.held_out, config.n)).to(next(net.parameters()).device)
 
     def encoded(tau: int) -> torch.Tensor:
         return engine.sample(net, solver.encode_table(process, visited(tau)), start=x0)

@@ -62,6 +62,7 @@ class Case:
 TRAIN = "train.py experiment=smoke logger=none"
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 BEGUN = r"outputs/models/.*|outputs/runs/.*/training/.*"  # a training that its command would go on with
+BOMB = "a0: &a0 [word, word]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 30))
 CACHES = "outputs/(statistics|classifiers)/.*"
 DECODED = "outputs/data/folder-.*"  # the pixels of a folder's images
 
@@ -95,6 +96,8 @@ TYPOS = [
          r"hydra/launcher=slurmy is unknown: choose one of .*basic"),
     Case("a key of training on a model", "scripts/sample.py run=<key> trainer.max_steps=5",
          r"no key trainer.max_steps \(in trainer.max_steps=5\): (did you mean (?!trainer)|`--cfg)"),
+    Case("a group without an option", "train.py model=null", r"^model=null is not allowed: a group is never without"),
+    Case("a group taken away", "train.py ~trainer", r"^~trainer is not allowed: every setting is needed"),
     Case("a key of sampling misspelt", "scripts/sample.py run=<key> giff=true", r"no key giff .*did you mean gif"),
 ]
 
@@ -151,8 +154,17 @@ VALUES = [
          r"need labels, and dataset folder has none: leave out", photos(200), leaves=f"{CACHES}|{DECODED}"),
     Case("an accelerator that is not supported", "train.py trainer.accelerator=tpu", r"choose auto, cpu or gpu"),
     Case("a strategy that is not supported", "train.py trainer.strategy=ddp", r"trainer.strategy=ddp is not supported"),
-    Case("what Lightning refuses", "train.py seed=1 trainer.val_check_interval=2.5",
-         r"the trainer settings do not work: .*val_check_interval", leaves=BEGUN),
+    Case("more steps than fit into memory", "train.py noise.num_steps=100000000000",
+         r"noise.num_steps=100000000000 is not allowed: it is an integer of at most 1000000"),
+    Case("steps with an exponent", "train.py noise.num_steps=1e11", r"noise.num_steps=1.* is not allowed: .* integer"),
+    Case("validation at no interval", "train.py trainer.val_check_interval=0",
+         r"trainer.val_check_interval=0 is not allowed: it is a share of the training, above 0.0"),
+    Case("validation after more than the training", "train.py trainer.val_check_interval=2.5",
+         r"trainer.val_check_interval=2.5 is not allowed: it is a share"),
+    Case("what Lightning refuses", "train.py seed=1 +trainer.max_tme=5",
+         r"the trainer settings do not work: .*max_tme", leaves=BEGUN),
+    Case("a sweep over no value", "train.py -m tau=range(0,0)",
+         r"tau=range\(0,0\) names no value at all, so the sweep has no jobs"),
     Case("a sweep whose every job is wrong", "train.py -m tau=0,99", r"tau=0 is not allowed"),
 ]
 
@@ -160,6 +172,8 @@ COMMANDS = [
     Case("no model named", "scripts/sample.py", r"say which model with run=\S+: there is mnist5k-"),
     Case("a model that is not there", "scripts/sample.py run=nowhere",
          r"run=nowhere is neither a folder nor a key: there is mnist5k-"),
+    Case("a number for a model", "scripts/sample.py run=5",
+         r"run=5 is not allowed: it is a model's key, or its folder; .* is ./5"),
     Case("a model that is not finished", sample, r"<key> holds no finished model", halve),
     Case("no samples", f"{sample} n=0", r"n=0 is not allowed: it is an integer of at least 1"),
     Case("an animation that is neither", f"{sample} gif=maybe", r"gif='maybe' is not allowed: it is true or false"),
@@ -187,6 +201,7 @@ COMMANDS = [
          "scripts/study.py run=<key> dataset=mnist5k n=600 tau=3 taus=[2] metrics.features=8",
          r"600 images cannot be compared: .* of which there are 500"),
     Case("resuming what is not there", "train.py resume=nowhere", r"nowhere is no sweep: name a folder outputs/sweeps"),
+    Case("resuming nothing", "train.py tau=0 resume=null", r"^tau=0 is not allowed"),
     Case("resuming a model", "train.py resume=outputs/models/<key>",
          r"outputs/models/<key> is no sweep: name a folder"),
     Case("a report on what is not there", "scripts/report.py nowhere", r"nowhere is no sweep: name a folder"),
@@ -219,6 +234,10 @@ FILES = [
          r"config.yaml is damaged or absent: train", damaged("config.yaml", how=Path.unlink)),
     Case("random bytes for settings", sample,
          r"config.yaml is damaged", written("{model}/config.yaml", bytes(range(256)))),
+    Case("settings of a billion words in ten lines", sample, r"config.yaml is damaged or absent: train",
+         written("{model}/config.yaml", BOMB)),
+    Case("settings of a thousand brackets", sample, r"config.yaml is damaged or absent: train",
+         written("{model}/config.yaml", "[" * 5000)),
     Case("settings of another version", sample, r"config.yaml is of another version: train", configured(format=99)),
     Case("settings without the data set", evaluate, r"config.yaml is damaged", configured(dataset=None)),
     Case("a file for a model's folder", "train.py", r"File exists at outputs/models/<key>: move what is in the way",
@@ -250,6 +269,9 @@ FILES = [
          r"no job of outputs/sweeps/past has a result: ", results(foreign_tensors)),
     Case("a sweep's command cut off", resume, r"multirun.yaml is damaged, .*: give its command anew",
          at("outputs/sweeps/past/multirun.yaml", lambda path: cut(path, 0.02))),
+    Case("a sweep's command of a billion words", resume, r"multirun.yaml is damaged, .*: give its command anew",
+         written("{sweep}/multirun.yaml", BOMB)),
+    Case("a sweep's command of one word", report, r"multirun.yaml is damaged", written("{sweep}/multirun.yaml", "5")),
     Case("a sweep's command of no bytes", report, r"multirun.yaml is damaged", written("{sweep}/multirun.yaml", "")),
     Case("foreign tensors for a kept solution", "train.py", None,
          at("outputs/models/{key}/fine-seed0-n2.safetensors", foreign_tensors),
@@ -285,9 +307,16 @@ MALICE = [
     Case("a sweep's command with a tag that runs code", resume, r"multirun.yaml is damaged",
          written("{sweep}/multirun.yaml", "hydra: !!python/object/apply:os.system ['touch ran']\n")),
     Case("a sweep's command that calls os.system", resume,
-         r"multirun.yaml asks for \+model.more=.*which may run any code",
+         r"multirun.yaml asks for \+model.more=.*which is not followed, for it may run any code",
          written("{sweep}/multirun.yaml",
                  "hydra: {overrides: {hydra: [], task: ['+model.more={_target_:os.system,_args_:[touch ran]}']}}\n")),
+    Case("a sweep's command with a launcher's script", resume,
+         r"multirun.yaml asks for hydra.launcher.setup=.*which is not followed, for it may run any code",
+         written("{sweep}/multirun.yaml",
+                 "hydra: {overrides: {hydra: ['hydra.launcher.setup=[touch ran]'], task: [tau=2]}}\n")),
+    Case("a sweep's command with a file from elsewhere", resume,
+         r"multirun.yaml asks for model=../../evil, which is not followed",
+         written("{sweep}/multirun.yaml", "hydra: {overrides: {hydra: [], task: [model=../../evil]}}\n")),
 ]
 
 IMAGES = [
@@ -316,6 +345,7 @@ IMAGES = [
 
 PLACES = [
     Case("no folder for outputs", "train.py paths.outputs=", r"^paths.outputs is empty: name the folder"),
+    Case("no paths", "train.py paths=null", r"^paths.outputs is empty: name the folder"),
     Case("outputs below a file", "train.py paths.outputs=/dev/null/x",
          r"Not a directory at /dev/null.*set paths.outputs"),
     Case("a file for outputs", "train.py paths.outputs=mine", r"Not a directory at mine.*set paths.outputs",

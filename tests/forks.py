@@ -3,4 +3,5 @@
 import multiprocessing
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["skipstone.job", "skipstone.finished", "skipstone.sweep", "skipstone.study"])
+_ALL = ("job", "finished", "sweep", "study", "training.fit", "training.validation", "report.dashboard")
+FORKS.set_forkserver_preload([f"skipstone.{module}" for module in _ALL])

@@ -83,6 +83,20 @@ def test_reconstruct(outputs, tmp_path):
     assert (tmp_path / "out" / "rows.png").stat().st_size > 0
 
 
+def test_reconstruct_takes_images_of_every_class(outputs, tmp_path):
+    """Of a folder whose files lie one class after the other: here black ones, then white ones."""
+    for part, kinds in {"train": ("a", "b"), "test": ("a", "b")}.items():
+        for colour, kind in enumerate(kinds):
+            (tmp_path / "photos" / part / kind).mkdir(parents=True)
+            for i in range(20):
+                Image.new("L", (28, 28), 255 * colour).save(tmp_path / "photos" / part / kind / f"{i}.png")
+    data = ["dataset=folder", f"dataset.root={tmp_path / 'photos'}", "dataset.image_size=28", "dataset.channels=1"]
+    done = run("reconstruct", outputs, *data, "n=8", "taus=[5]", "exact=[]", "tau=5", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    shown = np.asarray(Image.open(tmp_path / "out" / "rows.png").convert("L"))
+    assert {0, 255} <= set(shown[: 28 + 4].ravel().tolist())
+
+
 def test_slerp_stays_on_the_sphere():
     a, b = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     path = engine.slerp(a, b, 5)

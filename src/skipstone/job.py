@@ -18,9 +18,6 @@ from skipstone.metrics import MemoryCheck, Proxies
 from skipstone.plan import Plan, keep
 from skipstone.review import Trained, open_tracker, proxies_of, review
 from skipstone.training import checkpoints, hardware, tracking
-from skipstone.training.fit import fit
-from skipstone.training.module import Recipe
-from skipstone.training.validation import SamplingCallback
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +54,12 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
     proxies = keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
     memory = keep("memory", [plain["dataset"], trainer], lambda: MemoryCheck(images, hardware.device(trainer)))
-    try:
-        recipe = Recipe(**config.training)
-    except TypeError as error:
-        raise ValueError(f"the training settings do not work: {error}") from error
-
     weights = runs.weights_config(plain, images)
     key = runs.model_key(weights)
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
     store = runs.ModelStore(config.paths.outputs)
-    train = partial(_train, config, plain, plan, recipe, proxies, folder, group)
+    train = partial(_train, config, plain, plan, proxies, folder, group)
     model_folder = store.ensure(weights, train, config.fresh, renewed)
 
     def place() -> nn.Module:
@@ -87,7 +79,7 @@ def _has_result(folder: Path, command: str, resumed: bool) -> bool:
 
 
 def _train(
-    config: DictConfig, plain: dict[str, Any], plan: Plan, recipe: Recipe, proxies: Proxies, folder: Path, group: str,
+    config: DictConfig, plain: dict[str, Any], plan: Plan, proxies: Proxies, folder: Path, group: str,
     model_folder: Path,
 ) -> nn.Module:  # fmt: skip
     """Train the network in the model's folder, watched by the tracker and by a few cells; returns the averaged one."""
@@ -102,12 +94,17 @@ def _train(
         batch_size=config.evaluation.batch_size,
     )
     placed = partial(hardware.sampler, trainer=trainer, num_steps=plan.process.num_steps)
-    watch = SamplingCallback(lambda net: sample(placed(net)), folder / "training")
     logger = open_tracker(config, plain, folder, "train", model_folder.name, group)
+    from skipstone.training.fit import fit  # imports Lightning, which takes as long as all that is checked before
+    from skipstone.training.validation import SamplingCallback
+
+    watch = SamplingCallback(lambda net: sample(placed(net)), folder / "training")
     log.info("training %s for %d steps", model_folder, trainer["max_steps"])
     began, finished = time.perf_counter(), False
     try:
-        net = fit(plan.net, plan.process, images, recipe, trainer, config.seed, model_folder, logger, (watch,), found)
+        net = fit(
+            plan.net, plan.process, images, plan.recipe, trainer, config.seed, model_folder, logger, (watch,), found
+        )
         finished = True
     finally:
         tracking.finish(logger, finished)

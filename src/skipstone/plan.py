@@ -17,6 +17,7 @@ from skipstone.cells import Cell, build_cells
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
 from skipstone.training import hardware
+from skipstone.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from skipstone.data import ImageSet
@@ -27,7 +28,7 @@ class Plan:
     """A checked configuration's parts.
 
     trainer: resolved settings.  cells: what is sampled in the end.  watched: what is sampled at each validation.
-    net: with its first weights.
+    net: with its first weights.  recipe: how it is trained.
     """
 
     trainer: dict[str, Any]
@@ -35,6 +36,7 @@ class Plan:
     cells: list[Cell]
     watched: list[Cell]
     net: nn.Module
+    recipe: Recipe
     images: "ImageSet"
 
 
@@ -49,9 +51,17 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     whole = not multirun if grid.grid == "auto" else grid.grid  # a multirun's jobs are the grid
     cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
     watched = build_cells(config, process, grid.training.taus, grid.training.etas)
-    net = _network(config)
+    net, recipe = _network(config), _recipe(config)
     dataset = OmegaConf.to_container(config.dataset, resolve=True)
-    return Plan(trainer, process, cells, watched, net, keep("images", dataset, lambda: instantiate(config.dataset)))
+    images = keep("images", dataset, lambda: instantiate(config.dataset))
+    return Plan(trainer, process, cells, watched, net, recipe, images)
+
+
+def _recipe(config: DictConfig) -> Recipe:
+    try:
+        return Recipe(**config.training)
+    except TypeError as error:
+        raise ValueError(f"the training settings do not work: {error}") from error
 
 
 def _network(config: DictConfig) -> nn.Module:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 from safetensors import SafetensorError
@@ -24,8 +23,11 @@ from skipstone.cells import Cell
 from skipstone.data import ImageSet
 from skipstone.evaluation import Result, evaluate
 from skipstone.process import ForwardProcess
-from skipstone.report import curves, dashboard, page, pictures, sheet, table
+from skipstone.report import curves, page, pictures, sheet, table
 from skipstone.training import hardware, tracking
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,8 @@ def review(
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trained.trainer, "nfe": own.row["nfe"]}
     logger = open_tracker(config, plain, folder, job_type, None, group)
     if logger is not None:
+        from skipstone.report import dashboard  # imports Lightning
+
         finished = False
         try:
             dashboard.log_review(logger, results)
@@ -187,6 +191,6 @@ def _solve(trained: Trained, n: int, seed: int, to_data: bool, clip: bool) -> Te
 
 def open_tracker(
     config: DictConfig, plain: dict[str, Any], folder: Path, job_type: str, run_id: str | None, group: str
-) -> Logger | None:
+) -> "Logger | None":
     """The run of the configured tracker that this part of the work is told to; None without one."""
     return instantiate(config.logger)(job_type=job_type, run_id=run_id, group=group, directory=folder, config=plain)

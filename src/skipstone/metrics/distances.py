@@ -2,14 +2,13 @@
 
 torchmetrics couples a distance to a feature extractor; ours have extracted already, so it is given the identity.
 Where several processes train, only one of them samples and measures, so the metrics are not to wait for the others.
+It is imported where it computes: that takes a second, and a refusal is not to wait for it.
 """
 
 import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from skipstone import philox
 from skipstone.philox import Stream
@@ -19,6 +18,8 @@ _SIZES = 15
 
 def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to two sets (Heusel et al. 2017). float64 [N, d] each, N ≥ 2."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     identity = nn.Identity()
     identity.num_features = real.shape[1]
     metric = FrechetInceptionDistance(feature=identity, sync_on_compute=False)
@@ -59,6 +60,8 @@ def kernel(real: Tensor, fake: Tensor, subsets: int, subset_size: int, seed: int
     subset_size is lowered to the smaller set's size. The subsets are a function of `seed`; the global generator,
     from which torchmetrics draws them, is left as it was.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     size = min(subset_size, len(real), len(fake))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save")

@@ -4,8 +4,7 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torchmetrics.image.fid import NoTrainInceptionV3
+from torch import Tensor, nn
 
 from skipstone.metrics.features import Extractor
 
@@ -42,12 +41,14 @@ class InceptionFeatures(Extractor):
         return self.net(images)
 
 
-def _build(path: str | None) -> NoTrainInceptionV3:
+def _build(path: str | None) -> nn.Module:
+    from torchmetrics.image.fid import NoTrainInceptionV3  # takes a second
+
     with torch.random.fork_rng(devices=[]):  # first weights are drawn before they are replaced
         return NoTrainInceptionV3("inception-v3-compat", [str(NUM_FEATURES)], path)
 
 
-def _download() -> NoTrainInceptionV3:
+def _download() -> nn.Module:
     try:
         return _build(None)
     except (OSError, RuntimeError) as error:
@@ -57,7 +58,7 @@ def _download() -> NoTrainInceptionV3:
         ) from error
 
 
-def _read(path: Path) -> NoTrainInceptionV3:
+def _read(path: Path) -> nn.Module:
     if not path.is_file():
         raise FileNotFoundError(
             f"metrics.inception={path} is not a file: give the path of Inception-V3's weights, or download."

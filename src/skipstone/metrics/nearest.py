@@ -1,5 +1,6 @@
 """Are samples memorised training images? Their nearest neighbours in pixels, beside those of unseen real images."""
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -61,14 +62,17 @@ class MemoryCheck:
     """
 
     def __init__(self, images: ImageSet, device: str | torch.device = "cpu") -> None:
-        self._train, self._device = images.seen, device
-        self._yardstick = self._distances(pick(images.held_out, _LARGEST_YARDSTICK))
+        self._train, self._held_out, self._device = images.seen, images.held_out, device
 
     def __call__(self, samples: Tensor) -> Memorisation:
         """uint8 [N, C, H, W] → how near they come."""
         ours, theirs = self._distances(samples), self._yardstick
         too_near = (ours <= theirs.quantile(_NEAR)).double().mean()
         return Memorisation(float(ours.median()), float(theirs.median()), float(too_near))
+
+    @cached_property
+    def _yardstick(self) -> Tensor:
+        return self._distances(pick(self._held_out, _LARGEST_YARDSTICK))
 
     def _distances(self, images: Tensor) -> Tensor:
         return nearest(images, self._train, device=self._device)[1][:, 0].double()

@@ -1,6 +1,7 @@
 """Fréchet and kernel distances of a set of samples on several extractors' features, each beside its floor."""
 
 import copy
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ class Proxies:
         subsets: int = 20,
         subset_size: int = 100,
     ) -> None:
-        self.images, self.folder = images, Path(outputs) / "statistics"
+        self.images, self.n, self.folder = images, n, Path(outputs) / "statistics"
         self.extrapolate, self.subsets, self.subset_size = extrapolate, subsets, subset_size
         self._check_floor(n)
         _check_covariance(min(n, len(images.train)), features, extrapolate, "or lower metrics.features")
@@ -79,13 +80,13 @@ class Proxies:
             _Proxy(fd, kid, extractor, real_features(extractor.to(device), images, "train", n_reference, self.folder))
             for (fd, kid), extractor in extractors.items()
         ]
-        self._floors_at(n)
 
     def at(self, n: int) -> "Proxies":
         """The same, of n images. Fréchet distances that n images are too few for are left out."""
         self._check_floor(n)
         other = copy.copy(self)
-        other._floors_at(n)
+        other.n = n
+        other.__dict__.pop("floors", None)  # of another number
         return other
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
@@ -97,12 +98,13 @@ class Proxies:
             raise ValueError(f"{len(samples)} samples cannot be held against a floor of {self.n} real images.")
         return {**self._distances([proxy.extractor(samples) for proxy in self.proxies]), **self.floors}
 
-    def _floors_at(self, n: int) -> None:
-        self.n = n
+    @cached_property
+    def floors(self) -> dict[str, float]:
+        """What n held-out real images score; when it is asked for, since what computes it takes a second to import."""
         distances = self._distances(
-            [real_features(proxy.extractor, self.images, "held_out", n, self.folder) for proxy in self.proxies]
+            [real_features(proxy.extractor, self.images, "held_out", self.n, self.folder) for proxy in self.proxies]
         )
-        self.floors = {f"{name}_floor": value for name, value in distances.items() if not name.endswith("_std")}
+        return {f"{name}_floor": value for name, value in distances.items() if not name.endswith("_std")}
 
     def _distances(self, features: list[Tensor]) -> dict[str, float]:
         values, limits = {}, {}

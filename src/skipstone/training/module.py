@@ -6,7 +6,6 @@ and nothing has to be restored to resume it.
 """
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,52 +20,12 @@ from skipstone.data import to_unit
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
 from skipstone.training.data import VALIDATION_BATCH
+from skipstone.training.recipe import Recipe
 from skipstone.training.recording import Recording
 from skipstone.unet import ResBlock
 
 # Multiples of it, modulo 1, fill [0, 1) evenly however many there are.
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_GAMMA = 5.0  # of min_snr, its authors' choice
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; conf/model sets it beside the network it suits.
-
-    batch_size: of the global batch, over all devices.  learning_rate: the peak, after `warmup` steps of linear rise.
-    decay: "cosine" falls from the peak to 0 at the last step, "constant" stays.  ema_decay: of the averaged weights,
-    which are the ones that are stored.  weighting: of the squared error in ε by the signal-to-noise ratio of its t,
-    SNR = ᾱ/(1−ᾱ): "none" is L_simple; "min_snr" min(SNR, 5)/SNR (Hang et al. 2023, for ε); "p2" 1/(1 + SNR)
-    (Choi et al. 2022, with γ = k = 1). Both take weight from the smallest noise, where little of an image is decided.
-    """
-
-    batch_size: int
-    learning_rate: float
-    warmup: int
-    decay: str
-    weight_decay: float
-    ema_decay: float
-    weighting: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.weighting not in ("none", "min_snr", "p2"):
-            raise ValueError(f"training.weighting={self.weighting!r} is unknown: choose none, min_snr or p2.")
-        if self.decay not in ("cosine", "constant"):
-            raise ValueError(f"training.decay={self.decay!r} is unknown: choose cosine or constant.")
-        if self.batch_size < 1:
-            raise ValueError(f"training.batch_size={self.batch_size} must be at least 1.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"training.learning_rate={self.learning_rate} must be greater than 0.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"training.ema_decay={self.ema_decay} must lie in [0, 1).")
-
-    def loss_weights(self, process: ForwardProcess) -> Tensor | None:
-        """The weight of each t: float64 [T]; None where all are 1."""
-        if self.weighting == "none":
-            return None
-        t = torch.arange(process.num_steps)
-        snr = process.alpha_bar(t) / process.one_minus_alpha_bar(t)
-        return snr.clamp(max=_GAMMA) / snr if self.weighting == "min_snr" else 1 / (1 + snr)
 
 
 class DiffusionModule(lightning.LightningModule):

@@ -1,15 +1,17 @@
 """Experiment trackers by name: each is a `_target_` of conf/logger and returns a Lightning logger, or None.
 
-Training and sampling are two runs of a tracker, for a model is trained once and sampled many times.
+Training and sampling are two runs of a tracker, for a model is trained once and sampled many times. Lightning is
+imported for a run and not before.
 """
 
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class Wandb:
 
     def __call__(
         self, *, job_type: str, run_id: str | None, group: str, directory: Path, config: dict[str, Any]
-    ) -> Logger:
+    ) -> "Logger":
         """A run, begun.  run_id: None lets W&B choose.
 
         group: what belongs together: a sweep, or else all runs on one model.
@@ -81,8 +83,10 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + name, value
 
 
-def csv(*, job_type: str, run_id: str | None, group: str, directory: Path, config: dict[str, Any]) -> Logger:
+def csv(*, job_type: str, run_id: str | None, group: str, directory: Path, config: dict[str, Any]) -> "Logger":
     """A folder `<directory>/<job_type>` with metrics.csv and hparams.yaml."""
+    from lightning.pytorch.loggers import CSVLogger
+
     logger = CSVLogger(directory, name=job_type, version="")
     logger.log_hyperparams(config)
     return logger
@@ -92,7 +96,7 @@ def none(*, job_type: str, run_id: str | None, group: str, directory: Path, conf
     """No tracker: the run folder and the model's own metrics.csv hold everything."""
 
 
-def finish(logger: Logger | None, finished: bool) -> None:
+def finish(logger: "Logger | None", finished: bool) -> None:
     """Close a tracker's run. Two W&B loggers in one process would share one run if the first were left open.
 
     finished: whether what it tracked came to its end.
