@@ -54,6 +54,7 @@ def page(results: dict[str, Any], there: Iterable[str]) -> str:
         paper_tables.table_2(rows),
         comparisons.schedules(results, rows),
         comparisons.solvers(results, rows, shown),
+        comparisons.precision(rows),
         story.model(results, rows, shown),
         story.time(results),
     ]
