@@ -73,9 +73,10 @@ def review(
     """
     instantiate(config.logger)  # a tracker that would refuse afterwards refuses now
     with hardware.autocast(trained.trainer):
-        size = min(config.evaluation.batch_size, proxies.n * len(cells))
-        with compiling.announced("the network, to sample it", trained.trainer):
-            engine.warm_up(trained.net, trained.images.shape, size)
+        with compiling.announced("the network, to sample it", trained.trainer) as compiles:
+            if compiles:  # here, above the bar; else evaluate's own warming up is enough
+                size = min(config.evaluation.batch_size, proxies.n * len(cells))
+                engine.warm_up(trained.net, trained.images.shape, size)
         fine = _fine_solution(config, trained) if any(not cell.table.stochastic for cell in cells) else None
         with Progress(transient=True) as bar:
             task = bar.add_task("sampling")
