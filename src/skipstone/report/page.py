@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -57,15 +58,7 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
     """Write report.html into a run's folder, in which curves.png and contact.png lie; returns its path."""
     rows = [result.row for result in results]
     own = next((result for result in results if result.own), results[0])
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipstone", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"show": show, "caption": caption}
-    page = environment.get_template("page.html").render(
+    page = _template().render(
         story=story,
         results=results,
         own=own,
@@ -88,6 +81,20 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
     path = folder / "report.html"
     durable.write(path, page.encode())
     return path
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Compiled once a process."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("skipstone", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"show": show, "caption": caption}
+    return environment.get_template("page.html")
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
