@@ -93,8 +93,7 @@ def test_a_figure_is_drawn_once_and_as_savefig_draws_it():
 def test_no_training_curve_without_losses(text, tmp_path):
     if text is not None:
         (tmp_path / "metrics.csv").write_text(text)
-    assert not curves.save_training_curve(tmp_path / "metrics.csv", tmp_path / "training.png")
-    assert not (tmp_path / "training.png").exists()
+    assert curves.training_curve(tmp_path / "metrics.csv") is None
 
 
 def test_the_contact_sheet_has_the_same_sample_down_a_column_and_holes_where_no_cell_is():

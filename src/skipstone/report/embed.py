@@ -22,6 +22,18 @@ class Embedded(NamedTuple):
     height: int
 
 
+class Drawing(NamedTuple):
+    """A drawing as a file and as a page shows it, for one that more than one run tells of."""
+
+    png: bytes
+    embedded: Embedded
+
+    @classmethod
+    def of(cls, png: bytes) -> "Drawing":
+        """The content of a PNG file."""
+        return cls(png, embed_png(png))
+
+
 def embed_samples(picture: Tensor) -> Embedded:
     """uint8 [C, H, W] as lossy WebP: noise does not compress, and a page holds a lot of it."""
     large = picture.shape[1] * picture.shape[2] > _LARGE
@@ -29,8 +41,13 @@ def embed_samples(picture: Tensor) -> Embedded:
 
 
 def embed_file(path: Path) -> Embedded:
+    """`embed_png` of a file."""
+    return embed_png(path.read_bytes())
+
+
+def embed_png(content: bytes) -> Embedded:
     """A drawing that was written as PNG, as lossless WebP of the same pixels."""
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(content)) as image:
         return _embed(image, lossless=True, method=1)  # drawings become no smaller by more effort
 
 

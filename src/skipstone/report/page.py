@@ -43,13 +43,13 @@ class Story:
     """What the page tells beside the cells.
 
     model: the model's folder name.  config: the composed configuration as YAML.  command: what to type to get the
-    same again.  training_curve: a PNG, where there is one.  notes: sentences for the top, such as warnings.
+    same again.  training_curve: where there is one.  notes: sentences for the top, such as warnings.
     """
 
     model: str
     config: str
     command: str
-    training_curve: Path | None = None
+    training_curve: Embedded | None = None
     neighbours: Neighbours | None = None
     notes: Sequence[str] = ()
 
@@ -74,7 +74,7 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
         explorer=explorer_data(results),
         strips=_strips(own.film),
         neighbours=_neighbours(story.neighbours),
-        training_curve=story.training_curve and embed_file(story.training_curve),
+        training_curve=story.training_curve,
         versions={"skipstone": __version__, "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
     )
