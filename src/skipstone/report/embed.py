@@ -48,7 +48,7 @@ def embed_file(path: Path) -> Embedded:
 def embed_png(content: bytes) -> Embedded:
     """A drawing that was written as PNG, as lossless WebP of the same pixels."""
     with Image.open(io.BytesIO(content)) as image:
-        return _embed(image, lossless=True, method=1)  # drawings become no smaller by more effort
+        return _embed(image, lossless=True, method=1)  # drawings hardly become smaller by more effort
 
 
 def _embed(image: Image.Image, **options: bool | int) -> Embedded:
