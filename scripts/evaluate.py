@@ -30,6 +30,7 @@ def job(config: DictConfig) -> None:
     require_training_data(model, images)
 
     from skipstone.metrics import MemoryCheck
+    from skipstone.report.curves import training_curve
     from skipstone.review import Trained, proxies_of, review
     from skipstone.training import hardware
 
@@ -37,7 +38,8 @@ def job(config: DictConfig) -> None:
     folder = new_folder(config.out)
     net = hardware.place(model.net, trainer, model.process.num_steps)
     memory = MemoryCheck(images, hardware.device(trainer))
-    trained = Trained(net, model.process, images, model.folder, trainer, memory)
+    curve = training_curve(model.folder / "metrics.csv")
+    trained = Trained(net, model.process, images, model.folder, trainer, memory, curve)
     command = shlex.join(["python", "scripts/evaluate.py", *HydraConfig.get().overrides.task])
     review(model.config, trained, cells, proxies, folder, command, group=model.folder.name, job_type="evaluate")
 

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, and their door works. How fast anything is, is not asked here."""
 
+import itertools
 import json
 import runpy
 import sys
@@ -10,7 +11,7 @@ import torch
 from shell import ROOT, python
 
 from skipstone import UNet, schedules
-from skipstone.benchmarks import clock, grid, peers
+from skipstone.benchmarks import clock, grid, peers, sweep
 from skipstone.benchmarks.clock import Budget, Contender
 from skipstone.benchmarks.report import Report
 from skipstone.benchmarks.subject import Subject
@@ -178,6 +179,31 @@ def test_training_compares_fit_with_a_bare_loop_and_with_the_peer(tmp_path, door
         flop = 3 * row["evaluations_per_second"] * content["gflop"] * 1e9
         assert row["tflops"] * 1e12 == pytest.approx(flop)
     assert "by tenths" in capsys.readouterr().out
+
+
+def test_a_sweep_is_held_against_one_training_its_samplings_and_one_fine_solution(monkeypatch, capsys):
+    order = []
+
+    def command(outputs, cells, overrides):
+        order.append(outputs.name)
+        solved = 2 if any(eta == 0 for _, eta in cells) else 0
+        more = 5.7 if len(cells) > 1 else 0  # 5 % of all
+        return sweep.Seconds(100 + len(cells) + solved + more, 200)
+
+    def cells_alone(outputs, overrides):
+        order.append(f"cells of {outputs.name}")
+        return dict.fromkeys(itertools.product(sweep.TAUS, sweep.ETAS), sweep.Seconds(1, 1)), sweep.Seconds(2, 2)
+
+    monkeypatch.setattr(sweep, "_command", command)
+    monkeypatch.setattr(sweep, "_cells_alone", cells_alone)
+    sweep.sweep([])
+    assert order == ["first", "cells of first", "all", "last", "cells of last"]
+    wall = capsys.readouterr().out.split("seconds by the processor")[0].split()
+    assert " ".join(wall).startswith(
+        "seconds by the wall one training, alone 100.0 (before the sweep 100.0, after it 100.0) "
+        "12 samplings, alone 14.0 (before the sweep 14.0, after it 14.0) the sweep 119.7 1.050 of both "
+        "12 separate runs 1220.0"
+    )
 
 
 def test_the_grid_takes_all_its_cells_evaluations(monkeypatch):

@@ -47,3 +47,11 @@ def test_one_that_compiles_nothing_says_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO, "skipstone")
     tiny.train(tmp_path / "plain", max_steps=2)
     assert not [record for record in caplog.records if record.name == "skipstone.compiling"]
+
+
+def test_it_is_known_whether_something_is_compiled_now():
+    said = []
+    for compiled in (False, True, True):
+        with compiling.announced("a thing", {"compile": compiled, "kernels": False}) as now:
+            said.append(now)
+    assert said == [False, True, False]

@@ -69,20 +69,23 @@ def test_training_from_a_recording_is_training_step_by_step(unet, process, monke
     for recorded in (True, False):
         monkeypatch.setattr(DiffusionModule, "_recorded", recorded)
         module = DiffusionModule(copy.deepcopy(unet), process, tiny.RECIPE, 0, flip=True, kernels=True)
-        losses = []
+        losses, recordings = [], []
 
-        class Losses(lightning.Callback):
-            def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx, losses=losses):
+        class Watch(lightning.Callback):
+            def on_train_batch_end(
+                self, trainer, module, outputs, batch, batch_idx, losses=losses, recordings=recordings
+            ):
                 losses.append(outputs["loss"].item())
+                recordings.append(module._recording)
 
         torch.manual_seed(0)
         batches = [torch.randint(256, (4, *SHAPE), dtype=torch.uint8) for _ in range(6)]
         trainer = lightning.Trainer(
             accelerator="gpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, callbacks=[Losses()], precision="bf16-mixed",
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()], precision="bf16-mixed",
         )  # fmt: skip
         trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
-        assert (module._recording is not None) == recorded
+        assert all((recording is not None) == recorded for recording in recordings)
         ends[recorded] = torch.tensor(losses), torch.cat([p.detach().flatten() for p in module.net.parameters()])
     torch.testing.assert_close(ends[True][0], ends[False][0], rtol=1e-3, atol=1e-4)
     start = torch.cat([p.detach().flatten() for p in unet.parameters()])

@@ -1,11 +1,15 @@
 """Curves, the contact sheet, and how rows of evaluation.csv are read for them."""
 
+import io
+
 import pytest
 import torch
 from cells import METRICS, make_grid, make_result
+from matplotlib.figure import Figure
+from PIL import Image
 
 from skipstone.evaluation import Result
-from skipstone.report import curves, sheet, table
+from skipstone.report import curves, pictures, sheet, table
 from skipstone.report.rows import families, floor, metrics, show, stops
 
 
@@ -43,12 +47,53 @@ def test_limits_for_many_images_are_dotted_and_share_their_metrics_panel():
     assert [line.get_linestyle() for line in figure.axes[1].get_lines()] == ["-", ":", "--"]
 
 
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0.5], ["0.2", "0.3", "0.5"]),
+        ([0.4, 0.6], ["0.4", "0.5", "0.6"]),
+        ([0.02, 0.3], ["0.02", "0.03", "0.05", "0.2", "0.3"]),
+    ],
+)
+def test_between_decades_an_axis_is_labelled_as_far_as_there_is_room(values, labels):
+    axes = Figure().subplots()
+    axes.plot(values, marker="o")
+    curves.plain_log(axes, span=max(values) / min(values))
+    axes.figure.draw_without_rendering()
+    ticks = zip(axes.get_yticks(minor=True), axes.get_yticklabels(minor=True), strict=True)
+    low, high = axes.get_ylim()
+    assert [label.get_text() for y, label in ticks if low <= y <= high and label.get_text()] == labels
+
+
+def test_an_axis_of_many_decades_has_no_ticks_between_them():
+    axes = Figure().subplots()
+    curves.plain_log(axes, span=100)
+    assert not len(axes.get_yticks(minor=True))
+
+
+def test_a_figure_is_drawn_once_and_as_savefig_draws_it():
+    class Counted(Figure):
+        drawn = 0
+
+        def draw(self, renderer):
+            Counted.drawn += 1
+            super().draw(renderer)
+
+    figure = Counted(figsize=(3, 2), layout="constrained")
+    figure.subplots(1, 2)[0].set_ylabel("fd_random")
+    ours = Image.open(io.BytesIO(pictures.png(figure, dpi=144)))
+    assert Counted.drawn == 1
+    theirs = io.BytesIO()
+    figure.savefig(theirs, dpi=144)
+    assert ours.size == (432, 288)
+    assert ours.tobytes() == Image.open(theirs).tobytes()
+
+
 @pytest.mark.parametrize("text", [None, "", "step,lr\n1,0.1\n", "step,train/loss,val/loss\n1,,\n2,na"])
 def test_no_training_curve_without_losses(text, tmp_path):
     if text is not None:
         (tmp_path / "metrics.csv").write_text(text)
-    assert not curves.save_training_curve(tmp_path / "metrics.csv", tmp_path / "training.png")
-    assert not (tmp_path / "training.png").exists()
+    assert curves.training_curve(tmp_path / "metrics.csv") is None
 
 
 def test_the_contact_sheet_has_the_same_sample_down_a_column_and_holes_where_no_cell_is():

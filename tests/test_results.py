@@ -98,6 +98,28 @@ def test_every_cell_of_table_1_costs_what_its_column_says(results):
     assert results["left_out"] == []
 
 
+def test_the_fast_path_is_held_against_float32(outputs, tmp_path):
+    """bfloat16 on the CPU: not the same samples, but near; and only where there is a faster path than float32."""
+    few = ["nfes=[10]", "nfes_back=[5]", "nfes_compared=[5,10]"]
+    assert run(outputs, tmp_path / "out", "precision=bf16-mixed", *few).returncode == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    fast, reference = rows(results, "precision")
+    assert (fast["precision"], reference["precision"]) == ("bf16-mixed", "32-true")
+    assert fast["images"] == reference["images"] == 10
+    assert fast["nfe"] == reference["nfe"] == 10
+    assert 1e-4 < fast["difference"] < 0.05
+    assert 0 < abs(fast["fd_random"] - reference["fd_random"]) < 0.05 * reference["fd_random"]
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert (
+        f"| bf16-mixed | {show(fast['fd_classifier'])} | {show(fast['fd_random'])} | {show(fast['difference'])} |"
+        in page
+    )
+
+
+def test_in_float32_there_is_no_fast_path(results):
+    assert not rows(results, "precision")
+
+
 def rows(results, *parts):
     return [row for name, its in results["parts"].items() for row in its["rows"] if name in parts]
 

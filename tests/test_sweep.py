@@ -48,6 +48,13 @@ def test_a_multirun_trains_once_and_a_failing_job_stops_no_other(done, folder):
     assert [path.parent.name for path in folder.glob("*/training")] == ["0"]
 
 
+def test_each_job_shows_the_training_that_they_share(folder):
+    first, *others = [(folder / str(job) / "training_curve.png").read_bytes() for job in range(4)]
+    assert first
+    assert others == [first] * 3
+    assert all('id="training"' in (folder / str(job) / "report.html").read_text() for job in range(4))
+
+
 def test_each_job_samples_its_own_cell_and_the_sweep_is_the_grid(done, folder):
     assert [len(rows_of(folder / str(job) / "evaluation.csv")) for job in range(4)] == [1] * 4
     rows = rows_of(folder / "evaluation.csv")

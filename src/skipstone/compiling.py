@@ -21,17 +21,17 @@ def keep_under(outputs: str | Path) -> None:
 
 
 @contextmanager
-def announced(what: str, trainer: dict[str, Any]) -> Iterator[None]:
+def announced(what: str, trainer: dict[str, Any]) -> Iterator[bool]:
     """Say before and after that `what` is compiled, if these resolved settings do so and this process has not yet.
 
-    Otherwise whoever waits for it might think that it hangs.
+    Otherwise whoever waits for it might think that it hangs. Gives whether it is so.
     """
     if what in _done or not (trainer["compile"] or trainer["kernels"]):
-        yield
+        yield False
         return
     kept = os.path.commonpath([os.environ.get(variable, str(Path.home())) for variable in FOLDERS])
     log.info("compiling %s: about a minute the first time, seconds when it is found again in %s", what, kept)
     began = time.perf_counter()
-    yield
+    yield True
     log.info("compiled %s in %.0f s", what, time.perf_counter() - began)
     _done.add(what)

@@ -16,6 +16,7 @@ from skipstone import archive, compiling, locks, multirun, runs
 from skipstone.evaluation import evaluate
 from skipstone.metrics import MemoryCheck, Proxies
 from skipstone.plan import Plan, keep
+from skipstone.report.curves import training_curve
 from skipstone.review import Trained, open_tracker, proxies_of, review
 from skipstone.training import checkpoints, hardware, tracking
 
@@ -66,8 +67,10 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
         runs.load_weights(plan.net, model_folder, key)
         return hardware.place(plan.net, trainer, plan.process.num_steps)
 
-    net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
-    trained = Trained(net, plan.process, images, model_folder, trainer, memory)
+    model = [str(model_folder), store.finished_at(key)]
+    net = keep("net", [*model, trainer], place)
+    curve = keep("curve", model, lambda: training_curve(model_folder / "metrics.csv"))
+    trained = Trained(net, plan.process, images, model_folder, trainer, memory, curve)
     review(config, trained, plan.cells, proxies, folder, command, group, job_type="sample")
 
 

@@ -24,6 +24,7 @@ from skipstone.data import ImageSet
 from skipstone.evaluation import Result, evaluate
 from skipstone.process import ForwardProcess
 from skipstone.report import curves, page, pictures, sheet, table
+from skipstone.report.embed import Drawing
 from skipstone.training import hardware, tracking
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _COMPARED = 12  # samples that are shown beside their nearest training images
 class Trained:
     """A finished model. net: on the device of `trainer`, the resolved settings under which it is evaluated.
 
-    memory: of its images.
+    memory: of its images.  curve: of its training, where its losses are known.
     """
 
     net: nn.Module
@@ -47,6 +48,7 @@ class Trained:
     folder: Path
     trainer: dict[str, Any]
     memory: metrics.MemoryCheck
+    curve: Drawing | None
 
 
 def proxies_of(config: DictConfig, images: ImageSet, trainer: dict[str, Any]) -> metrics.Proxies:
@@ -75,9 +77,10 @@ def review(
     """
     instantiate(config.logger)  # a tracker that would refuse afterwards refuses now
     with hardware.autocast(trained.trainer):
-        size = min(config.evaluation.batch_size, proxies.n * len(cells))
-        with compiling.announced("the network, to sample it", trained.trainer):
-            engine.warm_up(trained.net, trained.images.shape, size)
+        with compiling.announced("the network, to sample it", trained.trainer) as compiles:
+            if compiles:  # here, above the bar; else evaluate's own warming up is enough
+                size = min(config.evaluation.batch_size, proxies.n * len(cells))
+                engine.warm_up(trained.net, trained.images.shape, size)
         fine = _fine_solution(config, trained) if any(not cell.table.stochastic for cell in cells) else None
         with Progress(transient=True) as bar:
             task = bar.add_task("sampling")
@@ -120,13 +123,13 @@ def _write(
         pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
     curves.save_curves([result.row for result in results], folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
-    training_curve = folder / "training_curve.png"
-    drawn = curves.save_training_curve(trained.folder / "metrics.csv", training_curve)
+    if trained.curve is not None:
+        durable.write(folder / "training_curve.png", trained.curve.png)
     story = page.Story(
         model=trained.folder.name,
         config=config,
         command=command,
-        training_curve=training_curve if drawn else None,
+        training_curve=trained.curve and trained.curve.embedded,
         neighbours=_neighbours(own, trained),
         notes=_notes(wanted, own),
     )

@@ -1,7 +1,7 @@
 """What a multirun costs beside its parts.
 
-Twelve jobs, tau=10,20,50,100 eta=0.0,0.5,1.0, by the default launcher. Beside them, on models of their own, stand two
-separate runs of one cell each, one before and one after the multirun, so that all three meet the same neighbours. A
+Twelve jobs, tau=10,20,50,100 eta=0.0,0.5,1.0, by the default launcher. Its parts are measured before it and after it,
+so that all meet the same neighbours: two separate runs of one cell each on models of their own, and every cell alone. A
 separate run's seconds less those of its cell are one training, start-up and report included. A cell's seconds are those
 of sampling and measuring it in a process that has everything loaded and does nothing else; the fine solution, which the
 cells of eta = 0 are measured against and which is solved once a model, counts once.
@@ -22,6 +22,9 @@ TAUS, ETAS = (10, 20, 50, 100), (0.0, 0.5, 1.0)
 ROOT = Path(__file__).parents[3]
 
 
+Cell = tuple[int, float]  # tau and eta
+
+
 class Seconds(NamedTuple):
     """By the clock, and of the processor, which other work on the machine stretches less."""
 
@@ -29,31 +32,48 @@ class Seconds(NamedTuple):
     processor: float
 
 
+class Alone(NamedTuple):
+    """A separate run of one cell, and on its model each of all cells and the fine solution."""
+
+    cell: Cell
+    run: Seconds
+    cells: dict[Cell, Seconds]
+    fine: Seconds
+
+    def parts(self, clock: str) -> tuple[float, float, float]:
+        """One training, the sampling of all cells, and the fine solution that is in the latter."""
+        run, fine = getattr(self.run, clock), getattr(self.fine, clock)
+        cells = {cell: getattr(seconds, clock) for cell, seconds in self.cells.items()}
+        own = cells[self.cell] + (fine if self.cell[1] == 0 else 0)
+        return run - own, sum(cells.values()) + fine, fine
+
+
 def sweep(overrides: list[str]) -> None:
     """Print the seconds of all of it, and the multirun's over those of one training and twelve samplings."""
     cells = list(product(TAUS, ETAS))
     with tempfile.TemporaryDirectory() as name:
         first, all_of_them, last = (Path(name) / part for part in ("first", "all", "last"))
-        before = _command(first, cells[:1], overrides)
+        before = _alone(first, cells[0], overrides)
         whole = _command(all_of_them, cells, overrides)
-        after = _command(last, cells[-1:], overrides)
-        sampled, solved = _cells_alone(all_of_them, overrides)
+        after = _alone(last, cells[-1], overrides)
     for clock in Seconds._fields:
-        alone = {cell: getattr(seconds, clock) for cell, seconds in sampled.items()}
-        fine = getattr(solved, clock)
-        trained = [getattr(before, clock) - alone[cells[0]] - fine, getattr(after, clock) - alone[cells[-1]]]
-        training, sampling, measured = sum(trained) / 2, sum(alone.values()) + fine, getattr(whole, clock)
+        both = list(zip(before.parts(clock), after.parts(clock), strict=True))
+        training, sampling, fine = (sum(pair) / 2 for pair in both)
+        measured = getattr(whole, clock)
         separate = len(cells) * training + sampling + (len(TAUS) - 1) * fine  # each model of its own solves for itself
+        said = ["(before the sweep {:.1f}, after it {:.1f})".format(*pair) for pair in both]
         print(f"seconds by the {clock}")
-        print(
-            f"  one training, alone   {training:8.1f}   (before the sweep {trained[0]:.1f}, after it {trained[1]:.1f})"
-        )
-        print(f"  {len(cells)} samplings, alone  {sampling:8.1f}   (of which the fine solution {fine:.1f})")
+        print(f"  one training, alone   {training:8.1f}   {said[0]}")
+        print(f"  {len(cells)} samplings, alone  {sampling:8.1f}   {said[1]}")
         print(f"  the sweep             {measured:8.1f}   {measured / (training + sampling):.3f} of both")
         print(f"  {len(cells)} separate runs     {separate:8.1f}   {separate / measured:.2f} sweeps; from two of them")
 
 
-def _command(outputs: Path, cells: list[tuple[int, float]], overrides: list[str]) -> Seconds:
+def _alone(outputs: Path, cell: Cell, overrides: list[str]) -> Alone:
+    return Alone(cell, _command(outputs, [cell], overrides), *_cells_alone(outputs, overrides))
+
+
+def _command(outputs: Path, cells: list[Cell], overrides: list[str]) -> Seconds:
     """Of train.py on these cells, from nothing."""
     taus, etas = (",".join(map(str, dict.fromkeys(values))) for values in zip(*cells, strict=True))
     settings = [f"paths.outputs={outputs}", "evaluation.grid=false", f"tau={taus}", f"eta={etas}", *overrides]
@@ -68,7 +88,7 @@ def _processor_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[tuple[int, float], Seconds], Seconds]:
+def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[Cell, Seconds], Seconds]:
     """Of each cell on the model that is trained there, and of its fine solution."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
@@ -97,7 +117,7 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[tuple[int, f
             call()
         return Seconds(time.perf_counter() - began, time.process_time() - used)
 
-    def sampled(cell: tuple[int, float]) -> Seconds:
+    def sampled(cell: Cell) -> Seconds:
         config.tau, config.eta = cell
         cells = build_cells(config, process, [], [])
         return seconds(

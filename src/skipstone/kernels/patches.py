@@ -11,7 +11,7 @@ _TILE = 8192
 
 
 @triton.jit
-def _gather(x, out, H, W, PIXELS, C: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr):
+def _patches(x, out, H, W, PIXELS, C: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr):
     """out[n, i, j, 9 c + 3 a + b] = x[n, c, i + a − 1, j + b − 1]; the columns past 9 C are zero."""
     n = tl.program_id(1).to(tl.int64)
     pixel = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
@@ -35,5 +35,5 @@ def patches(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     out = torch.empty(n, pixels, width, device=x.device, dtype=dtype)
     block = max(1, _TILE // lanes)
     grid = (triton.cdiv(pixels, block), n)
-    launch(_gather, grid, x, out, height, w, pixels, C=c, WIDTH=width, LANES=lanes, BLOCK=block)
+    launch(_patches, grid, x, out, height, w, pixels, C=c, WIDTH=width, LANES=lanes, BLOCK=block)
     return out

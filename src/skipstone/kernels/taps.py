@@ -18,7 +18,7 @@ _BLOCK = 256
 
 
 @triton.jit
-def _gather(
+def _taps_forward(
     taps, bias, out, H, W, PIXELS, C: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
 ):
     """out[n, c, i, j] = bias[c] + Σ taps[n, i + a − 1, j + b − 1, (3 a + b) C + c]."""
@@ -37,7 +37,7 @@ def _gather(
 
 
 @triton.jit
-def _scatter(grad, out, H, W, PIXELS, C: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _taps_backward(grad, out, H, W, PIXELS, C: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """out[n, y, x, (3 a + b) C + c] = grad[n, c, y − a + 1, x − b + 1]; the columns past 9 C are zero."""
     n = tl.program_id(1).to(tl.int64)
     pixel = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
@@ -67,7 +67,7 @@ class _Convolve(torch.autograd.Function):
         out = torch.empty((n, channels, height, width), device=x.device)
         lanes, pixels_of = triton.next_power_of_2(channels), height * width
         grid = (triton.cdiv(pixels_of, _BLOCK), n)
-        launch(_gather, grid,
+        launch(_taps_forward, grid,
             taps, bias, out, height, width, pixels_of, C=channels, LANES=lanes, WIDTH=columns, BLOCK=_BLOCK
         )  # fmt: skip
         ctx.save_for_backward(pixels, matrix)
@@ -84,7 +84,7 @@ class _Convolve(torch.autograd.Function):
         dtaps = torch.empty((len(pixels), columns), device=grad.device, dtype=pixels.dtype)
         block = max(1, 4096 // columns)
         grid = (triton.cdiv(height * width, block), n)
-        launch(_scatter, grid, grad, dtaps, height, width, height * width, C=channels, WIDTH=columns, BLOCK=block)
+        launch(_taps_backward, grid, grad, dtaps, height, width, height * width, C=channels, WIDTH=columns, BLOCK=block)
         dx = (dtaps @ matrix).view(n, height, width, -1).permute(0, 3, 1, 2)
         dweight = _product(dtaps.T, pixels)[: 9 * channels]
         return dx, dweight.view(3, 3, channels, -1).permute(2, 3, 0, 1), grad.sum((0, 2, 3))

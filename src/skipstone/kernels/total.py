@@ -14,7 +14,7 @@ _BLOCK = 4096
 
 
 @triton.jit
-def _add(x, add, bias, out, SIZE, C, BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr):
+def _total(x, add, bias, out, SIZE, C, BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = at < SIZE
     v = tl.load(x + at, mask=there).to(tl.float32)
@@ -32,7 +32,7 @@ class _Total(torch.autograd.Function):
         out = torch.empty_like(x)
         grid = (triton.cdiv(x.numel(), _BLOCK),)
         flags = dict(BIAS=bias is not None, ADD=add is not None, BLOCK=_BLOCK)
-        launch(_add, grid, x, add, bias, out, x.numel(), x.shape[1], **flags)
+        launch(_total, grid, x, add, bias, out, x.numel(), x.shape[1], **flags)
         ctx.given = add is not None, None if bias is None else bias.dtype
         return out
 

@@ -10,10 +10,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from skipstone import paper
-from skipstone.report.pictures import write
+from skipstone.report.embed import Drawing
+from skipstone.report.pictures import png, write
 from skipstone.report.rows import Row, families, finite, floor, metrics
 
 _MARKERS = "osD^vPX*"
@@ -102,10 +103,16 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
 
 
 def plain_log(axes: Axes, span: float) -> None:
-    """A logarithmic y axis with plain numbers; between the decades too, the more the less it spans."""
-    labelled = "123456789" if span < 3 else "235" if span < 30 else ""
+    """A logarithmic y axis with plain numbers; between the decades too, the more the less it spans.
+
+    span: the largest value over the smallest; 1, a single value, gets a whole decade.
+    """
+    labelled = "123456789" if 1 < span < 3 else "235" if span < 30 else ""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_PLAIN)
+    if not labelled:
+        axes.yaxis.set_minor_locator(NullLocator())  # so many ticks would be half of the time that a figure takes
+        return
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:.3g}" if f"{y:e}"[0] in labelled else ""))
     axes.tick_params(axis="y", which="minor", labelsize="small")
 
@@ -121,19 +128,16 @@ def _ticks(rows: Sequence[Row]) -> tuple[list[int], list[str]]:
     return kept, [str(nfe) for nfe in kept]
 
 
-def save_training_curve(metrics_csv: Path, path: Path) -> bool:
-    """The losses against the step, from a model folder's metrics.csv, as a PNG.
-
-    False, and nothing written, where the file is absent or has no losses.
-    """
+def training_curve(metrics_csv: Path) -> Drawing | None:
+    """The losses against the step, from a model folder's metrics.csv. None where it is absent or has no losses."""
     try:
         with metrics_csv.open(newline="") as file:
             records = list(csv.DictReader(file))
     except OSError:
-        return False
+        return None
     losses = {name: _column(records, name) for name in ("train/loss", "val/loss")}
     if not any(losses.values()):
-        return False
+        return None
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     for (name, points), style in zip(losses.items(), ({"color": "0.6", "linewidth": 1}, {"marker": "o"}), strict=True):
@@ -144,8 +148,7 @@ def save_training_curve(metrics_csv: Path, path: Path) -> bool:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    write(figure, path, _DPI)
-    return True
+    return Drawing.of(png(figure, _DPI))
 
 
 def _column(records: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:

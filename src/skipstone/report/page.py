@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -42,13 +43,13 @@ class Story:
     """What the page tells beside the cells.
 
     model: the model's folder name.  config: the composed configuration as YAML.  command: what to type to get the
-    same again.  training_curve: a PNG, where there is one.  notes: sentences for the top, such as warnings.
+    same again.  training_curve: where there is one.  notes: sentences for the top, such as warnings.
     """
 
     model: str
     config: str
     command: str
-    training_curve: Path | None = None
+    training_curve: Embedded | None = None
     neighbours: Neighbours | None = None
     notes: Sequence[str] = ()
 
@@ -57,15 +58,7 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
     """Write report.html into a run's folder, in which curves.png and contact.png lie; returns its path."""
     rows = [result.row for result in results]
     own = next((result for result in results if result.own), results[0])
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipstone", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"show": show, "caption": caption}
-    page = environment.get_template("page.html").render(
+    page = _template().render(
         story=story,
         results=results,
         own=own,
@@ -81,13 +74,27 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
         explorer=explorer_data(results),
         strips=_strips(own.film),
         neighbours=_neighbours(story.neighbours),
-        training_curve=story.training_curve and embed_file(story.training_curve),
+        training_curve=story.training_curve,
         versions={"skipstone": __version__, "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
     )
     path = folder / "report.html"
     durable.write(path, page.encode())
     return path
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Compiled once a process."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("skipstone", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"show": show, "caption": caption}
+    return environment.get_template("page.html")
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -47,12 +48,18 @@ def save_animation(steps: Sequence[tuple[Tensor, Tensor]], path: Path) -> None:
 
 def write(picture: Image.Image | Figure, path: Path, dpi: int = 100) -> None:
     """Write a picture, or a figure at `dpi` dots an inch, as a PNG."""
+    durable.write(path, png(picture, dpi))
+
+
+def png(picture: Image.Image | Figure, dpi: int = 100) -> bytes:
+    """What `write` writes."""
     content = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.savefig(content, format="png", dpi=dpi)
+        picture.set_dpi(dpi)
+        FigureCanvasAgg(picture).print_png(content)  # savefig would draw all of it twice, first for the layout alone
     else:
-        picture.save(content, "PNG", optimize=True)
-    durable.write(path, content.getbuffer())
+        picture.save(content, "PNG")
+    return content.getvalue()
 
 
 def _enlarged(picture: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors import SafetensorError
@@ -26,6 +27,7 @@ from skipstone.training import hardware
 
 KEPT = 64  # samples of a cell, for pictures
 CHECKED = 1000  # samples of a cell that are compared with the training images
+_IN_FLOAT32 = 6  # evaluations that the fast path makes in the time of one in float32, or so: for the budget
 
 Progress = Callable[[int, int], None]
 
@@ -41,8 +43,8 @@ class Outcome(NamedTuple):
 class Part:
     """One piece of the work.
 
-    evaluations: of the network, over all samples.  images: that it makes.  others_need_it: whether it goes first where
-    there is time for it at all.
+    evaluations: of the network, over all samples; in float32 one counts for several.  images: that it makes.
+    others_need_it: whether it goes first where there is time for it at all.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Tables:
             self._reconstruction(),
             *([] if baseline is None else [self._baseline(baseline)]),
             replace(self._all_steps("0", self._solve), others_need_it=True),
+            *([] if hardware.is_plain(trainer) else [self._precision()]),
             self._compared("schedules", DDIM(), [Uniform, Exp]),
             self._compared("solvers", DPMSolverPP(order=2), [Quad, Uniform, Exp]),
             *(self._all_steps(row, self._sample_all_steps) for row in ("1", "σ̂")),
@@ -163,19 +166,42 @@ class Tables:
         name, n = f"table 1, {paper.said(row)}, every step", self.config.images_all_steps
 
         def run(progress: Progress) -> Outcome:
-            began = time.perf_counter()
-            x = sample(cell, progress)
-            seconds = time.perf_counter() - began
-            line = measured(cell, x, self.proxies.at(n), None, seconds)
+            line = self._measured(cell, lambda: sample(cell, progress))[0]
             return Outcome([{"part": name, "row": row, **line}], {})
 
         return Part(name, n * cell.table.nfe, n, run)
 
-    def _sample_all_steps(self, cell: Cell, progress: Progress) -> Tensor:
+    def _measured(self, cell: Cell, sample: Callable[[], Tensor]) -> tuple[dict[str, Any], Tensor]:
+        """The row of config.images_all_steps samples of a cell, and they."""
+        began = time.perf_counter()
+        x = sample()
+        seconds = time.perf_counter() - began
+        return measured(cell, x, self.proxies.at(self.config.images_all_steps), None, seconds), x
+
+    def _sample_all_steps(self, cell: Cell, progress: Progress, net: nn.Module | None = None) -> Tensor:
+        """config.images_all_steps samples, on the CPU. net: another network than the one that is ready."""
         config, n = self.config, self.config.images_all_steps
-        size = min(config.batch_size, n)
-        shape = self.images.shape
-        return engine.sample(self.net, cell.table, n, shape, seed=config.seed, batch_size=size, progress=progress).cpu()
+        size, net = min(config.batch_size, n), net or self.net
+        return engine.sample(
+            net, cell.table, n, self.images.shape, seed=config.seed, batch_size=size, progress=progress
+        ).cpu()
+
+    def _precision(self) -> Part:
+        """The same samples by the network as it is sampled here, and by the plain network in float32."""
+        config, process = self.config, self.model.process
+        (cell,) = cells.row_of_table_1(process, "0", [max(config.nfes_compared)])
+
+        def run(progress: Progress) -> Outcome:
+            fast, x = self._measured(cell, lambda: self._sample_all_steps(cell, progress))
+            plain = hardware.place(self.model.net, hardware.plain(self.trainer), process.num_steps)
+            with torch.autocast(self.device.type, enabled=False):
+                reference, x32 = self._measured(cell, lambda: self._sample_all_steps(cell, progress, plain))
+            fast |= {"precision": self.trainer["precision"], "difference": float((x - x32).abs().mean())}
+            rows = [fast, reference | {"precision": "32-true", "difference": 0.0}]
+            return Outcome([{"part": "precision", "row": "0", **row} for row in rows], {})
+
+        n = config.images_all_steps
+        return Part("precision", n * cell.table.nfe * (1 + _IN_FLOAT32), 2 * n, run)
 
     def _solve(self, cell: Cell, progress: Progress) -> Tensor:
         """The deterministic one is kept beside the model: it is what every other deterministic cell approximates."""

@@ -63,6 +63,16 @@ def _one(devices: Any) -> bool:
     return devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
 
 
+def plain(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The resolved trainer with nothing that makes it fast: float32, neither kernels of ours nor compiled."""
+    return trainer | {"precision": "32-true", "kernels": False, "compile": False}
+
+
+def is_plain(trainer: dict[str, Any]) -> bool:
+    """Whether the resolved trainer is that already."""
+    return trainer == plain(trainer)
+
+
 def use_threads(n: int | None) -> None:
     """Let torch use n threads on the CPU, or None for as many as it would by itself; never more than those."""
     torch.set_num_threads(min(n or _THREADS, _THREADS))
@@ -105,7 +115,7 @@ def has_kernels(net: nn.Module, trainer: dict[str, Any]) -> bool:
     pixels = (net.image_size // net.patch) ** 2
     norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
     widest = max(norm.num_channels // norm.num_groups for norm in norms)
-    return _power_of_two(pixels) * _power_of_two(widest) <= kernels.HELD and net.conv_out.out_channels <= 16
+    return _power_of_two(pixels) * widest <= kernels.HELD and net.conv_out.out_channels <= 16
 
 
 def _power_of_two(n: int) -> int:

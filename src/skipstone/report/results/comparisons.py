@@ -1,4 +1,4 @@
-"""Schedules against each other, and DDIM against the second-order solver, at matched evaluations and η = 0."""
+"""Schedules against each other, DDIM against the second-order solver, the fast path against float32; all at η = 0."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +44,31 @@ def solvers(results: dict[str, Any], rows: Sequence[Row], shown: Mapping[str, st
         picture,
     ]
     return "\n\n".join(filter(None, said))
+
+
+def precision(rows: Sequence[Row]) -> str:
+    """The network as everything here was sampled, and the plain one in float32."""
+    cells, names = select.part(rows, "precision"), fd_names(rows)
+    if not cells:
+        return ""
+    fast, reference = cells
+    body = [[row["precision"], *(show(row.get(name)) for name in names), show(row["difference"])] for row in cells]
+    floor = ["floor", *(show(reference.get(f"{name}_floor")) for name in names), ""]
+    said = [
+        f"`{name}` differs by {show(abs(fast[name] - reference[name]), 2)}, its floor is {show(fast[f'{name}_floor'])}"
+        for name in names
+        if finite(fast.get(name)) and finite(reference.get(name))
+    ]
+    return "\n\n".join(
+        [
+            "## The fast path against float32",
+            f"{fast['images']:,} samples, η = 0, NFE {fast['nfe']}, from the same noise: by the network as it was "
+            "sampled for this page, and by the plain one in float32. The difference is absolute, its mean over all "
+            "numbers, in the [−1, 1] scale.",
+            lines(["", *(f"`{name}`" for name in names), "difference"], [*body, floor]),
+            f"{'; '.join(said)}." if said else "",
+        ]
+    )
 
 
 def _nfes(results: dict[str, Any]) -> list[int]:

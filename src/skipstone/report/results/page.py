@@ -29,7 +29,9 @@ def write(ledger: Ledger, metrics_csv: Path) -> Path:
     best = best_cell(rows)
     if best is not None and best["cell"] in ledger.samples:
         save_grid(ledger.samples[best["cell"]], folder / PICTURES["best"])
-    curves.save_training_curve(metrics_csv, folder / PICTURES["loss"])
+    curve = curves.training_curve(metrics_csv)
+    if curve is not None:
+        durable.write(folder / PICTURES["loss"], curve.png)
     return write_page(ledger)
 
 
@@ -54,6 +56,7 @@ def page(results: dict[str, Any], there: Iterable[str]) -> str:
         paper_tables.table_2(rows),
         comparisons.schedules(results, rows),
         comparisons.solvers(results, rows, shown),
+        comparisons.precision(rows),
         story.model(results, rows, shown),
         story.time(results),
     ]
