@@ -16,6 +16,8 @@ import torch
 from filelock import SoftFileLease
 from safetensors.torch import load_file
 
+from skipstone.training.losses import LossWatch
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NETRC": os.devnull}
 PATIENCE = 240.0  # seconds, on a busy machine
@@ -279,6 +281,45 @@ def test_losses_are_looked_at_between_checkpoints_too(tmp_path):
     with pytest.raises(ValueError, match=r"diverged at step 4"):
         tiny.train(tmp_path, (spoil,), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
     assert spoil.seen < 60
+
+
+@pytest.mark.parametrize("scale", [0.02, 40.0])
+def test_a_loss_that_came_down_and_went_up_again_is_a_divergence(scale):
+    """Whatever its size: a network that predicts nothing any more is not far from 1. Noise and a start are not."""
+    generator = torch.Generator().manual_seed(0)
+
+    def losses(mean, n):
+        return mean * scale * (0.2 + 1.6 * torch.rand(n, generator=generator))
+
+    watch = LossWatch()
+    for loss in torch.cat([losses(20, 100), losses(2, 100), losses(1, 400), losses(5, 100)]):
+        watch.add(loss)
+        assert watch.since() == 0
+    for loss in losses(22, 150):
+        watch.add(loss)
+        if watch.since():
+            break
+    assert 50 <= watch.since() < 100
+
+
+def test_what_was_reached_before_a_resumed_training_is_remembered(tmp_path):
+    class Reached(lightning.Callback):
+        def on_train_start(self, trainer, module):
+            trainer.callbacks[0]._losses.best = self.best = min(1e-3, trainer.callbacks[0]._losses.best)
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            self.seen = trainer.global_step
+            if stops and trainer.global_step == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    stops = True
+    with pytest.raises(SystemExit):
+        tiny.train(tmp_path, (Reached(),), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
+    stops, now = False, lightning.Callback()
+    now.on_train_batch_end = lambda trainer, *_: setattr(now, "seen", trainer.global_step)
+    with pytest.raises(ValueError, match=r"diverged at step 4, .*last\.ckpt, of step 3:"):
+        tiny.train(tmp_path, (now,), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
+    assert 50 <= now.seen < 60
 
 
 def test_a_training_that_another_process_took_over_saves_no_more(tmp_path):

@@ -15,16 +15,14 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from torch import Tensor
 
 from skipstone import durable, locks
 from skipstone.training.checkpoints import CURVE, LAST, MODEL, PREVIOUS
 from skipstone.training.curve import Curve
+from skipstone.training.losses import LOOK, LossWatch
 
 log = logging.getLogger(__name__)
 
-_LOOK = 50  # steps between looks at the losses, each of which waits for the device
-_EXPLODED = 1e3  # a loss; a network that predicts nothing scores 1
 _AGREE = 10  # steps between agreements of several devices on whether to stop
 _SUBMITIT = "SUBMITIT_EXECUTOR"  # in the environment of the jobs that submitit starts
 
@@ -58,7 +56,7 @@ class Survival(Callback):
         self.began = False  # whether all was restored that is
         self.stop: signal.Signals | None = None
         self._lossless = False  # whether nothing would be lost by stopping at once
-        self._steps_since: Tensor | None = None  # the first bad loss, counting it; 0: none. It stays on the device
+        self._losses = LossWatch()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.saved, self.began = trainer.global_step, True
@@ -95,10 +93,8 @@ class Survival(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"].detach()
-        before = torch.zeros_like(loss, dtype=torch.int64) if self._steps_since is None else self._steps_since
-        self._steps_since = (before + 1) * ((before > 0) | ~(loss < _EXPLODED))  # NaN is not less
-        if (batch_idx + 1) % _LOOK == 0:
+        self._losses.add(outputs["loss"])
+        if (batch_idx + 1) % LOOK == 0:
             self._examine(trainer, module, weights=False)
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -140,6 +136,13 @@ class Survival(Callback):
                 if isinstance(progress, dict):
                     progress["ready"] = progress["completed"]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of the losses."""
+        return {"best": self._losses.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._losses.best = state_dict["best"]
+
     def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if trainer.global_step > self.saved:
             self._require_own()
@@ -157,8 +160,8 @@ class Survival(Callback):
             )
 
     def _examine(self, trainer: lightning.Trainer, module: lightning.LightningModule, weights: bool = True) -> None:
-        """Raise ValueError if a loss since the last look, or now a weight, is not a number of reasonable size."""
-        since = 0 if self._steps_since is None else int(self._steps_since)
+        """Raise ValueError if the losses show that it diverged, or if now a weight is not a number."""
+        since = self._losses.since()
         if since == 0 and weights:
             norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in module.net.parameters()]))
             since = int(not norms.isfinite().all())
