@@ -283,7 +283,7 @@ def test_losses_are_looked_at_between_checkpoints_too(tmp_path):
     assert spoil.seen < 60
 
 
-@pytest.mark.parametrize("scale", [0.02, 40.0])
+@pytest.mark.parametrize("scale", [0.001, 10.0])
 def test_a_loss_that_came_down_and_went_up_again_is_a_divergence(scale):
     """Whatever its size: a network that predicts nothing any more is not far from 1. Noise and a start are not."""
     generator = torch.Generator().manual_seed(0)
