@@ -305,21 +305,16 @@ def test_a_loss_that_came_down_and_went_up_again_is_a_divergence(scale):
 def test_what_was_reached_before_a_resumed_training_is_remembered(tmp_path):
     class Reached(lightning.Callback):
         def on_train_start(self, trainer, module):
-            trainer.callbacks[0]._losses.best = self.best = min(1e-3, trainer.callbacks[0]._losses.best)
+            trainer.callbacks[0]._losses.best = 1e-3
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            self.seen = trainer.global_step
-            if stops and trainer.global_step == 3:
+            if trainer.global_step == 3:
                 signal.raise_signal(signal.SIGTERM)
 
-    stops = True
     with pytest.raises(KeyboardInterrupt):
         tiny.train(tmp_path, (Reached(),), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
-    stops, now = False, lightning.Callback()
-    now.on_train_batch_end = lambda trainer, *_: setattr(now, "seen", trainer.global_step)
     with pytest.raises(ValueError, match=r"diverged at step 4, .*last\.ckpt, of step 3:"):
-        tiny.train(tmp_path, (now,), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
-    assert 50 <= now.seen < 60
+        tiny.train(tmp_path, max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
 
 
 def test_a_training_that_another_process_took_over_saves_no_more(tmp_path):
