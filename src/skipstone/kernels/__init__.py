@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HELD = 32768  # numbers that a program of the norm can hold: all pixels, as a power of two, of a group of channels
+HELD = 32768  # numbers that a program of the norm can hold: all pixels of a group of channels, as powers of two
 _OLDEST = (9, 0)  # compute capability; on GPUs before Hopper nothing was measured
 
 

@@ -19,42 +19,43 @@ from torch.autograd.function import once_differentiable
 from skipstone.kernels import launch
 from skipstone.kernels.norm_tiles import norm_backward, norm_forward
 
-# Numbers that a program holds of its input, and a thread of them: as measured (docs/performance.md)
-_PLAIN, _ADDED, _BACKWARD = (24576, 64), (32768, 64), (16384, 32)
+# Numbers that a program holds of its input, at most where a row has 16 bytes without that, and of a thread: as measured
+_PLAIN, _ADDED, _BACKWARD = (16384, 32768, 64), (32768, 32768, 64), (16384, 16384, 32)
 _LANES = 32  # channels of a program, beyond which it would only be longer
+_VECTOR = 8  # channels that a thread reads at once, where a tile's rows are multiples of so many
 
 
 @dataclass(frozen=True)
 class _Tiling:
-    """A program's share: all pixels, padded to a power of two, times `groups` groups of channels.
-
-    A tile is a power of two wide, and a group need not be: it is held as so many `pieces` of `width` channels.
-    """
+    """A program's share: all pixels and some groups of channels, each padded to a power of two."""
 
     pixels: int
     groups: int
-    width: int
-    pieces: int
+    lanes: int
     warps: int
 
     @classmethod
-    def of(cls, pixels: int, group: int, groups: int, limits: tuple[int, int]) -> "_Tiling":
-        """For `groups` groups of `group` channels each. limits: numbers that a program holds, and a thread of them."""
-        most, a_thread = limits
+    def of(cls, pixels: int, group: int, groups: int, limits: tuple[int, int, int]) -> "_Tiling":
+        """For `groups` groups of `group` channels each. limits: one of those above."""
+        enough, most, a_thread = limits
         padded = triton.next_power_of_2(pixels)
-        width = group & -group  # the largest power of two that divides it
-        share = 1
-        while groups % (2 * share) == 0 and 2 * share * group <= min(_LANES, most // padded):
-            share *= 2
-        warps = triton.next_power_of_2(max(padded * group * share // (32 * a_thread), 1))
-        return cls(padded, share, width, group // width, min(warps, 16))
 
-    def constants(self, pixels: int) -> dict[str, int]:
+        def lanes(share: int) -> int:
+            return triton.next_power_of_2(share * group)
+
+        share = 1
+        while groups % (2 * share) == 0 and lanes(2 * share) <= _LANES:
+            if lanes(2 * share) * padded > (most if share * group % _VECTOR else enough):
+                break
+            share *= 2
+        warps = max(padded * lanes(share) // (32 * a_thread), 1)
+        return cls(padded, share, lanes(share), min(warps, 16))
+
+    def constants(self, pixels: int, group: int) -> dict[str, int]:
         """What the kernels take of it."""
-        return dict(
-            PADDED=self.pixels, GROUPS=self.groups, WIDTH=self.width, PIECES=self.pieces,
-            FULL=self.pixels == pixels, num_warps=self.warps,
-        )  # fmt: skip
+        real = self.groups * group
+        full = (self.pixels, self.lanes) == (pixels, real)
+        return dict(PADDED=self.pixels, LANES=self.lanes, REAL=real, FULL=full, num_warps=self.warps)
 
 
 def _rows_of(x: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class _GroupNorm(torch.autograd.Function):
             x, skip, add, shift, rows, weight, bias, y, r, mean, rstd, seed, pixels, stride,
             C1=c1, C2=c2, GROUP=group, EPS=eps, SILU=silu, P=dropout,
             ADD=add is not None, SHIFT=shift is not None, ROWS=rows is not None, KEEP=add is not None, STATS=train,
-            **tiling.constants(pixels),
+            **tiling.constants(pixels, group),
         )  # fmt: skip
         if train:
             # where r was kept, the shift is in it
@@ -113,7 +114,7 @@ class _GroupNorm(torch.autograd.Function):
             dy, dr, r, skip, shift, weight, bias, mean, rstd, dx, dskip, *sums, seed, pixels, stride,
             C1=c1, C2=channels - c1, GROUP=group, SILU=silu, P=dropout,
             SHIFT=shift is not None, DSHIFT=ctx.shifted is not None, DR=dr is not None,
-            **tiling.constants(pixels),
+            **tiling.constants(pixels, group),
         )  # fmt: skip
         # over the samples; a shift of each sample keeps its own
         dshift = None if ctx.shifted is None else sums[2]

@@ -1,7 +1,7 @@
 """The two kernels of norm.py: a program holds some groups of one sample with all their pixels in registers.
 
-A group of channels is held as PIECES tiles [pixels, GROUPS lanes of WIDTH channels each], for a tile is a power of two
-wide and a group need not be.
+A tile is [pixels, lanes], both powers of two; its lanes are neighbouring channels, of as many whole groups as fit, and
+what of it is beyond the pixels or the groups is zero.
 """
 
 import triton
@@ -9,32 +9,26 @@ import triton.language as tl
 
 
 @triton.jit
-def _channels(first_group, piece, GROUPS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr):
-    """The channel of every lane of a piece."""
-    lane = tl.arange(0, GROUPS * WIDTH)
-    if WIDTH == GROUP:  # the same, but the compiler sees that they are neighbours
-        channel = first_group * GROUP + lane
+def _over_lanes(by_lane, LANES: tl.constexpr, GROUP: tl.constexpr):
+    """Of [lanes], each lane's sum over its group: [lanes]."""
+    if LANES % GROUP == 0:
+        by_group = tl.sum(tl.reshape(by_lane, (LANES // GROUP, GROUP)), axis=1)
+        sums = tl.reshape(tl.broadcast_to(by_group[:, None], (LANES // GROUP, GROUP)), (LANES,))
+    else:  # a group that is no power of two
+        group = tl.arange(0, LANES) // GROUP
+        sums = tl.sum(tl.where(group[:, None] == group[None, :], by_lane[None, :], 0.0), axis=1)
+    return sums
+
+
+@triton.jit
+def _over_tile(tile, PADDED: tl.constexpr, LANES: tl.constexpr, GROUP: tl.constexpr):
+    """Of [pixels, lanes], each lane's sum over its group and all pixels: [lanes]."""
+    if LANES % GROUP == 0:  # lanes first, for a thread holds those of a group itself
+        by_group = tl.sum(tl.sum(tl.reshape(tile, (PADDED, LANES // GROUP, GROUP)), axis=2), axis=0)
+        sums = tl.reshape(tl.broadcast_to(by_group[:, None], (LANES // GROUP, GROUP)), (LANES,))
     else:
-        channel = (first_group + lane // WIDTH) * GROUP + piece * WIDTH + lane % WIDTH
-    return channel
-
-
-@triton.jit
-def _spread(by_group, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """[groups] as [lanes], the same for all lanes of a group."""
-    return tl.reshape(tl.broadcast_to(by_group[:, None], (GROUPS, WIDTH)), (GROUPS * WIDTH,))
-
-
-@triton.jit
-def _over_lanes(by_lane, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """The sum of [lanes] over each group: [groups]."""
-    return tl.sum(tl.reshape(by_lane, (GROUPS, WIDTH)), axis=1)
-
-
-@triton.jit
-def _over_tile(tile, PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """The sum of [pixels, lanes] over each group: [groups]. Lanes first, for a thread holds those of a group itself."""
-    return tl.sum(tl.sum(tl.reshape(tile, (PADDED, GROUPS, WIDTH)), axis=2), axis=0)
+        sums = _over_lanes(tl.sum(tile, axis=0), LANES, GROUP)
+    return sums
 
 
 @triton.jit
@@ -85,61 +79,47 @@ def norm_forward(
     PIXELS, shift_stride,
     C1: tl.constexpr, C2: tl.constexpr, GROUP: tl.constexpr, EPS: tl.constexpr, SILU: tl.constexpr, P: tl.constexpr,
     ADD: tl.constexpr, SHIFT: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr, STATS: tl.constexpr,
-    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr, FULL: tl.constexpr,
+    PADDED: tl.constexpr, LANES: tl.constexpr, REAL: tl.constexpr, FULL: tl.constexpr,
 ) -> None:  # fmt: skip
     C: tl.constexpr = C1 + C2
     n = tl.program_id(1).to(tl.int64)
-    first_group = tl.program_id(0) * GROUPS
-    first, end = first_group * GROUP, (first_group + GROUPS) * GROUP
-    pixel = tl.arange(0, PADDED)[:, None]
-    there = tl.full((PADDED, 1), 1, tl.int1) if FULL else pixel < PIXELS  # a mask of ones costs nothing
-    shift_row = (tl.load(rows + n) if ROWS else n) * shift_stride
+    first = tl.program_id(0) * REAL
+    lane, pixel = tl.arange(0, LANES), tl.arange(0, PADDED)[:, None]
+    channel, real = first + lane, lane < REAL
+    # a mask of ones costs nothing
+    there = tl.full((PADDED, LANES), 1, tl.int1) if FULL else (pixel < PIXELS) & real[None, :]
+    at = (n * PIXELS + pixel) * C + channel[None, :]
 
+    v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, first + REAL).to(tl.float32)
+    if ADD:
+        v += tl.load(add + at, mask=there, other=0.0).to(tl.float32)
     # r = v + by: what is the same for all pixels need not be added to each, but to what is taken from each
-    values, offsets = (), ()
-    total = tl.zeros((GROUPS,), tl.float32)
-    for piece in tl.static_range(PIECES):
-        channel = _channels(first_group, piece, GROUPS, WIDTH, GROUP)
-        at = (n * PIXELS + pixel) * C + channel[None, :]
-        v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end).to(tl.float32)
-        by = tl.zeros((GROUPS * WIDTH,), tl.float32)
-        if ADD:
-            v += tl.load(add + at, mask=there, other=0.0).to(tl.float32)
-        if SHIFT:
-            by = tl.load(shift + shift_row + channel).to(tl.float32)
-        if KEEP:
-            tl.store(r + at, (v + by[None, :]).to(r.dtype.element_ty), mask=there)
-        total += _over_tile(v, PADDED, GROUPS, WIDTH) + PIXELS * _over_lanes(by, GROUPS, WIDTH)
-        values += (v,)
-        offsets += (by,)
+    by = tl.zeros((LANES,), tl.float32)
+    if SHIFT:
+        row = tl.load(rows + n) if ROWS else n
+        by = tl.load(shift + row * shift_stride + channel, mask=real, other=0.0).to(tl.float32)
+    if KEEP:
+        tl.store(r + at, (v + by[None, :]).to(r.dtype.element_ty), mask=there)
 
     count = PIXELS * GROUP
-    mean = total / count
-    centres = ()
-    squares = tl.zeros((GROUPS,), tl.float32)
-    for piece in tl.static_range(PIECES):
-        offset = _spread(mean, GROUPS, WIDTH) - offsets[piece]
-        centred = tl.where(there, values[piece] - offset[None, :], 0.0)
-        squares += _over_tile(centred * centred, PADDED, GROUPS, WIDTH)
-        centres += (centred,)
-    rstd = tl.rsqrt(squares / count + EPS)
+    mean = (_over_tile(v, PADDED, LANES, GROUP) + PIXELS * _over_lanes(by, LANES, GROUP)) / count
+    centred = tl.where(there, v - (mean - by)[None, :], 0.0)
+    rstd = tl.rsqrt(_over_tile(centred * centred, PADDED, LANES, GROUP) / count + EPS)
     if STATS:
-        at = n * (C // GROUP) + first_group + tl.arange(0, GROUPS)
-        tl.store(mean_out + at, mean)
-        tl.store(rstd_out + at, rstd)
+        group = n * (C // GROUP) + channel // GROUP
+        tl.store(mean_out + group, mean, mask=real & (lane % GROUP == 0))
+        tl.store(rstd_out + group, rstd, mask=real & (lane % GROUP == 0))
 
-    for piece in tl.static_range(PIECES):
-        channel = _channels(first_group, piece, GROUPS, WIDTH, GROUP)
-        at = (n * PIXELS + pixel) * C + channel[None, :]
-        scale, base = _spread(rstd, GROUPS, WIDTH) * tl.load(weight + channel), tl.load(bias + channel)
-        if SILU:  # silu(z) = h + h tanh(h), of h = z / 2
-            h = centres[piece] * (0.5 * scale)[None, :] + (0.5 * base)[None, :]
-            z = h * _tanh(h, y.dtype.element_ty != tl.float32) + h
-        else:
-            z = centres[piece] * scale[None, :] + base[None, :]
-        if P > 0:
-            z = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, z / (1 - P))
-        tl.store(y + at, z.to(y.dtype.element_ty), mask=there)
+    scale = rstd * tl.load(weight + channel, mask=real, other=0.0)
+    base = tl.load(bias + channel, mask=real, other=0.0)
+    if SILU:  # silu(z) = h + h tanh(h), of h = z / 2
+        h = centred * (0.5 * scale)[None, :] + (0.5 * base)[None, :]
+        z = h * _tanh(h, y.dtype.element_ty != tl.float32) + h
+    else:
+        z = centred * scale[None, :] + base[None, :]
+    if P > 0:
+        z = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, z / (1 - P))
+    tl.store(y + at, z.to(y.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -148,53 +128,46 @@ def norm_backward(
     PIXELS, shift_stride,
     C1: tl.constexpr, C2: tl.constexpr, GROUP: tl.constexpr, SILU: tl.constexpr, P: tl.constexpr,
     SHIFT: tl.constexpr, DSHIFT: tl.constexpr, DR: tl.constexpr,
-    PADDED: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PIECES: tl.constexpr, FULL: tl.constexpr,
+    PADDED: tl.constexpr, LANES: tl.constexpr, REAL: tl.constexpr, FULL: tl.constexpr,
 ) -> None:  # fmt: skip
     C: tl.constexpr = C1 + C2
     n = tl.program_id(1).to(tl.int64)
-    first_group = tl.program_id(0) * GROUPS
-    first, end = first_group * GROUP, (first_group + GROUPS) * GROUP
-    pixel = tl.arange(0, PADDED)[:, None]
-    there = tl.full((PADDED, 1), 1, tl.int1) if FULL else pixel < PIXELS  # a mask of ones costs nothing
-    group = n * (C // GROUP) + first_group + tl.arange(0, GROUPS * WIDTH) // WIDTH
-    mean, rstd = tl.load(mean_in + group), tl.load(rstd_in + group)
+    first = tl.program_id(0) * REAL
+    lane, pixel = tl.arange(0, LANES), tl.arange(0, PADDED)[:, None]
+    channel, real = first + lane, lane < REAL
+    there = tl.full((PADDED, LANES), 1, tl.int1) if FULL else (pixel < PIXELS) & real[None, :]
+    at = (n * PIXELS + pixel) * C + channel[None, :]
 
-    normals, gradients = (), ()
-    along, average = tl.zeros((GROUPS,), tl.float32), tl.zeros((GROUPS,), tl.float32)
-    for piece in tl.static_range(PIECES):
-        channel = _channels(first_group, piece, GROUPS, WIDTH, GROUP)
-        at = (n * PIXELS + pixel) * C + channel[None, :]
-        offset = mean
-        if SHIFT:
-            offset -= tl.load(shift + n * shift_stride + channel).to(tl.float32)
-        v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end).to(tl.float32)
-        normed = tl.where(there, (v - offset[None, :]) * rstd[None, :], 0.0)
-        dz = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
-        if P > 0:
-            dz = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, dz / (1 - P))
-        w = tl.load(weight + channel)
-        if SILU:  # silu'(z) = (1 + t) (1 + h (1 − t)) / 2, of h = z / 2 and t = tanh(h)
-            h = normed * (0.5 * w)[None, :] + (0.5 * tl.load(bias + channel))[None, :]
-            t = _tanh(h, dx.dtype.element_ty != tl.float32)
-            dz *= (0.5 + 0.5 * t) * (1 + h * (1 - t))
-        of_weight, of_bias = tl.sum(dz * normed, axis=0), tl.sum(dz, axis=0)
-        tl.store(dweight + n * C + channel, of_weight)
-        tl.store(dbias + n * C + channel, of_bias)
-        along += _over_lanes(w * of_weight, GROUPS, WIDTH)
-        average += _over_lanes(w * of_bias, GROUPS, WIDTH)
-        normals += (normed,)
-        gradients += (dz,)
+    group = n * (C // GROUP) + channel // GROUP
+    rstd = tl.load(rstd_in + group, mask=real, other=0.0)
+    offset = tl.load(mean_in + group, mask=real, other=0.0)
+    if SHIFT:
+        offset -= tl.load(shift + n * shift_stride + channel, mask=real, other=0.0).to(tl.float32)
+    v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, first + REAL).to(tl.float32)
+    normed = tl.where(there, (v - offset[None, :]) * rstd[None, :], 0.0)
+
+    dz = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
+    if P > 0:
+        dz = tl.where(tl.rand(tl.load(seed), at) < P, 0.0, dz / (1 - P))
+    w = tl.load(weight + channel, mask=real, other=0.0)
+    if SILU:  # silu'(z) = (1 + t) (1 + h (1 − t)) / 2, of h = z / 2 and t = tanh(h)
+        base = tl.load(bias + channel, mask=real, other=0.0)
+        h = normed * (0.5 * w)[None, :] + (0.5 * base)[None, :]
+        t = _tanh(h, dx.dtype.element_ty != tl.float32)
+        dz *= (0.5 + 0.5 * t) * (1 + h * (1 - t))
+    of_weight, of_bias = tl.sum(dz * normed, axis=0), tl.sum(dz, axis=0)
+    tl.store(dweight + n * C + channel, of_weight, mask=real)
+    tl.store(dbias + n * C + channel, of_bias, mask=real)
 
     # r̂ = (r − mean)·rstd:  dr = rstd·(dr̂ − ⟨dr̂⟩ − r̂⟨dr̂·r̂⟩), averages over the group, and dr̂ = w dz
     count = PIXELS * GROUP
-    along, average = _spread(along, GROUPS, WIDTH) / count, _spread(average, GROUPS, WIDTH) / count
-    for piece in tl.static_range(PIECES):
-        channel = _channels(first_group, piece, GROUPS, WIDTH, GROUP)
-        dn = gradients[piece] * tl.load(weight + channel)[None, :]
-        dv = rstd[None, :] * (dn - average[None, :] - normals[piece] * along[None, :])
-        if DR:  # what flows back past the norm
-            at = (n * PIXELS + pixel) * C + channel[None, :]
-            dv += tl.load(dr + at, mask=there, other=0.0).to(tl.float32)
-        if DSHIFT:
-            tl.store(dshift + n * C + channel, tl.sum(tl.where(there, dv, 0.0), axis=0))
-        _write(dx, dskip, dv.to(dx.dtype.element_ty), n, pixel, channel[None, :], there, PIXELS, C1, C2, first, end)
+    average = _over_lanes(w * of_bias, LANES, GROUP) / count
+    along = _over_lanes(w * of_weight, LANES, GROUP) / count
+    dv = rstd[None, :] * (dz * w[None, :] - average[None, :] - normed * along[None, :])
+    if DR:  # what flows back past the norm
+        dv += tl.load(dr + at, mask=there, other=0.0).to(tl.float32)
+    if DSHIFT:
+        tl.store(dshift + n * C + channel, tl.sum(tl.where(there, dv, 0.0), axis=0), mask=real)
+    _write(
+        dx, dskip, dv.to(dx.dtype.element_ty), n, pixel, channel[None, :], there, PIXELS, C1, C2, first, first + REAL
+    )

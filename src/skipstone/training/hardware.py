@@ -115,7 +115,7 @@ def has_kernels(net: nn.Module, trainer: dict[str, Any]) -> bool:
     pixels = (net.image_size // net.patch) ** 2
     norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
     widest = max(norm.num_channels // norm.num_groups for norm in norms)
-    return _power_of_two(pixels) * widest <= kernels.HELD and net.conv_out.out_channels <= 16
+    return _power_of_two(pixels) * _power_of_two(widest) <= kernels.HELD and net.conv_out.out_channels <= 16
 
 
 def _power_of_two(n: int) -> int:
