@@ -96,7 +96,7 @@ TYPOS = [
          r"hydra/launcher=slurmy is unknown: choose one of .*basic"),
     Case("a key of training on a model", "scripts/sample.py run=<key> trainer.max_steps=5",
          r"no key trainer.max_steps \(in trainer.max_steps=5\): (did you mean (?!trainer)|`--cfg)"),
-    Case("a group without an option", "train.py model=null", r"^model=null is not allowed: a group is never without"),
+    Case("a group without an option", "train.py model=null", r"^model=null is not allowed: leave it out, or"),
     Case("a group taken away", "train.py ~trainer", r"^~trainer is not allowed: every setting is needed"),
     Case("a key of sampling misspelt", "scripts/sample.py run=<key> giff=true", r"no key giff .*did you mean gif"),
 ]

@@ -155,6 +155,15 @@ def test_help_and_cfg_do_without_torch(flags):
     assert "schedule" in done.stdout
 
 
+@pytest.mark.parametrize("wrong", ["tau=0", "training.decay=linear", "dataset.root=nowhere", "schedule.tau=7"])
+def test_what_is_refused_is_refused_before_the_long_imports(wrong, tmp_path):
+    arguments = ["experiment=smoke", "logger=csv", f"paths.outputs={tmp_path}", wrong]
+    arguments += ["dataset=mnist"] if "root" in wrong else []
+    done = python("-c", PROBE, "lightning,torchmetrics", *arguments)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
 def test_a_training_that_is_told_to_stop_says_so_and_goes_on_later(tmp_path):
     arguments = ["experiment=smoke", "logger=none", f"paths.outputs={tmp_path}", "trainer.max_steps=2000"]
     process = subprocess.Popen(

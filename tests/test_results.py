@@ -107,6 +107,7 @@ def test_the_fast_path_is_held_against_float32(outputs, tmp_path):
     assert (fast["precision"], reference["precision"]) == ("bf16-mixed", "32-true")
     assert fast["images"] == reference["images"] == 10
     assert fast["nfe"] == reference["nfe"] == 10
+    assert results["parts"]["precision"]["evaluations"] == 2 * 10 * 10
     assert 1e-4 < fast["difference"] < 0.05
     assert 0 < abs(fast["fd_random"] - reference["fd_random"]) < 0.05 * reference["fd_random"]
     page = (tmp_path / "out" / "results.md").read_text()

@@ -283,38 +283,54 @@ def test_losses_are_looked_at_between_checkpoints_too(tmp_path):
     assert spoil.seen < 60
 
 
-@pytest.mark.parametrize("scale", [0.001, 10.0])
-def test_a_loss_that_came_down_and_went_up_again_is_a_divergence(scale):
-    """Whatever its size: a network that predicts nothing any more is not far from 1. Noise and a start are not."""
+def around(mean, n):
+    """Losses that are noisy, as those of a small batch are."""
     generator = torch.Generator().manual_seed(0)
+    return mean * (0.2 + 1.6 * torch.rand(n, generator=generator))
 
-    def losses(mean, n):
-        return mean * scale * (0.2 + 1.6 * torch.rand(n, generator=generator))
 
-    watch = LossWatch()
-    for loss in torch.cat([losses(20, 100), losses(2, 100), losses(1, 400), losses(5, 100)]):
+def watched(losses):
+    """What the watch says after each loss."""
+    watch, said = LossWatch(), []
+    for loss in losses:
         watch.add(loss)
-        assert watch.since() == 0
-    for loss in losses(22, 150):
-        watch.add(loss)
-        if watch.since():
-            break
-    assert 50 <= watch.since() < 100
+        watch.look()
+        said.append(watch.since)
+    return said
 
 
-def test_what_was_reached_before_a_resumed_training_is_remembered(tmp_path):
-    class Reached(lightning.Callback):
-        def on_train_start(self, trainer, module):
-            trainer.callbacks[0]._losses.best = 1e-3
+@pytest.mark.parametrize("scale", [0.001, 1.0])
+def test_losses_that_came_down_and_went_up_for_good_are_a_divergence(scale):
+    """Whatever their size: a network that predicts nothing any more is not far from 1."""
+    said = watched(scale * torch.cat([around(20, 100), around(1, 300), torch.full((60,), 40.0)]))
+    assert said[:449] == [0] * 449
+    assert said[449:] == list(range(50, 61))
 
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            if trainer.global_step == 3:
-                signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
-        tiny.train(tmp_path, (Reached(),), max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
-    with pytest.raises(ValueError, match=r"diverged at step 4, .*last\.ckpt, of step 3:"):
-        tiny.train(tmp_path, max_steps=80, checkpoint_every_n_steps=500, val_check_interval=1.0)
+def test_noise_a_start_and_a_spike_that_passes_are_no_divergence():
+    spikes = [torch.tensor([500.0]), around(1, 100), torch.full((30,), 25.0), around(1, 100), around(5, 200)]
+    assert not any(watched(torch.cat([around(50, 100), around(1, 300), *spikes])))
+
+
+class Clever(lightning.Callback):
+    """Shows losses of 1e-6 up to step 3, as if the network had known everything, and after that what they are."""
+
+    def setup(self, trainer, module, stage):
+        trainer.callbacks.insert(0, trainer.callbacks.pop(trainer.callbacks.index(self)))  # before Survival
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step <= 3:
+            outputs["loss"].fill_(1e-6)
+
+
+def test_what_is_saved_is_of_before_the_divergence(tmp_path):
+    """The losses are high from step 4 on, and step 53 tells; until then nothing is saved."""
+    often = {"max_steps": 80, "checkpoint_every_n_steps": 2, "val_check_interval": 1.0}
+    with pytest.raises(ValueError, match=r"diverged at step 4, .*last\.ckpt, of step 2:"):
+        tiny.train(tmp_path, (Clever(),), **often)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    with pytest.raises(ValueError, match=r"diverged at step 3, .*last\.ckpt, of step 2:"):
+        tiny.train(tmp_path, **often)  # the same command again, which remembers what was reached
 
 
 def test_a_training_that_another_process_took_over_saves_no_more(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -222,6 +223,25 @@ def test_resume_follows_nothing_else(word, tmp_path):
         resume.resumed([f"resume={tmp_path}"])
 
 
+def test_resume_takes_no_module_from_where_the_sweep_was_begun(tmp_path, monkeypatch):
+    """Worker processes start as python -m, which would look for modules there first."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # and put back, in the end
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "joblib").mkdir()
+    (tmp_path / "joblib" / "__init__.py").write_text("open('ran', 'w')")
+    overview(tmp_path, "tau=2", "hydra/launcher=joblib")
+    resume.resumed([f"resume={tmp_path}"])
+    subprocess.run([sys.executable, "-m", "joblib"], cwd=tmp_path, capture_output=True, check=False)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_resume_says_which_file_has_words_that_cannot_be_read(tmp_path):
+    overview(tmp_path, "tau=[2")
+    with pytest.raises(ValueError, match=r"multirun\.yaml is damaged"):
+        resume.resumed([f"resume={tmp_path}"])
+
+
 def test_every_key_that_train_py_has_is_one_of_ours(composed):
     keys = {key for key in settings.dotted(OmegaConf.to_container(composed())) if "._" not in key}
     assert keys - settings.known_keys() <= {"dataset", "solver", "logger", "experiment"}  # groups
@@ -275,7 +295,8 @@ def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path)
     assert "results.safetensors is damaged" in page
 
 
-def test_cells_that_differ_in_what_no_name_tells_are_two_cells(tmp_path):
+@pytest.mark.parametrize("torn", ["- 'torn", "- tau=2\n-"])
+def test_cells_that_differ_in_what_no_name_tells_are_two_cells(torn, tmp_path):
     """solver.clip_x0=true,false: one name, two results."""
     overview(tmp_path, "solver.clip_x0=true,false")
     cell = make_grid()[0]
@@ -285,7 +306,7 @@ def test_cells_that_differ_in_what_no_name_tells_are_two_cells(tmp_path):
             [replace(cell, row={**cell.row, "clip_x0": clip})], "model", "python train.py", tmp_path / str(job)
         )
     (tmp_path / "1" / ".hydra").mkdir()
-    (tmp_path / "1" / ".hydra" / "overrides.yaml").write_text("- 'torn")  # takes no report along
+    (tmp_path / "1" / ".hydra" / "overrides.yaml").write_text(torn)  # takes no report along
     assert sweep.report(tmp_path) is not None
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [(row["cell"], row["clip_x0"]) for row in rows] == [

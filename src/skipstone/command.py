@@ -88,9 +88,9 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         return f"{group}={name} is unknown: choose one of {', '.join(sorted(error.options))}."
     if str(error).startswith("Config group override must be"):
-        nothings = {f"{path.name}=null" for path in CONF.iterdir()}
+        nothings = {f"{path.name}=null" for path in CONF.iterdir() if path.is_dir()}
         said = next((word for word in sys.argv[1:] if word in nothings), "null")
-        return f"{said} is not allowed: a group is never without an option, see --help for those that there are."
+        return f"{said} is not allowed: leave it out, or choose one of the options that --help tells."
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(error)
     if isinstance(error, OverrideParseException):

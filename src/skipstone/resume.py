@@ -5,10 +5,10 @@ conf/, given as plain values, and the few of a launcher that run nothing by them
 """
 
 import itertools
+import logging
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, RangeSweep
+from hydra.errors import HydraException
 
-from skipstone import settings
+from skipstone import plain, settings
 from skipstone.settings import CONF
+
+log = logging.getLogger(__name__)
 
 OVERVIEW = "multirun.yaml"  # in the folder of a sweep, its command line; Hydra writes it, at a resume anew
 MULTIRUN = ("-m", "--multirun")
@@ -59,7 +62,7 @@ def command(folder: Path) -> Command:
     if not is_sweep(folder):
         raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
     try:
-        past = settings.read_plain(path)["hydra"]
+        past = plain.read(path)["hydra"]
         hydra, task = ([str(word) for word in past["overrides"][whose]] for whose in ("hydra", "task"))
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged, so what the sweep was is not known: give its command anew.") from error
@@ -110,12 +113,19 @@ def resumed(words: Sequence[str]) -> list[str]:
         other = override.is_sweep_override() or override.key_or_group in swept
         if other or override.input_line.startswith((_FOLDER, _MODE)):
             raise ValueError(f"{override.input_line} is not allowed beside resume=: it would make other jobs of it.")
-    if past.cwd is not None:
-        with suppress(OSError):  # not there any more
-            os.chdir(past.cwd)
+    _go_to(past.cwd)
     hydra = [word for word in past.hydra if not word.startswith((_MODE, _FOLDER))]
     place = _quoted(str(folder))
     return ["-m", *hydra, *past.task, f"{_WORD}{place}", f"{_FOLDER}{place}", *more]
+
+
+def _go_to(cwd: str | None) -> None:
+    """Where the sweep was begun. What lies there is data: a worker process must not take a module from there."""
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        os.chdir(cwd or ".")
+    except OSError:
+        log.warning("the sweep was begun in %s, which is gone: its relative paths are taken from here", cwd)
 
 
 def _quoted(text: str) -> str:
@@ -126,7 +136,11 @@ def _quoted(text: str) -> str:
 def _require_ours(past: Command, folder: Path) -> None:
     keys = settings.known_keys()
     groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
-    for override in parsed([*past.hydra, *past.task]):
+    try:
+        overrides = parsed([*past.hydra, *past.task])
+    except HydraException as error:
+        raise ValueError(f"{folder / OVERVIEW} is damaged: {error}") from error
+    for override in overrides:
         if not _is_ours(override, keys, groups):
             raise ValueError(
                 f"{folder / OVERVIEW} asks for {override.input_line}, which is not followed, for it may run any code: "

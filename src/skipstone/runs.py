@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from skipstone import durable, locks, settings
+from skipstone import durable, locks, plain
 from skipstone.process import ForwardProcess
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ class ModelStore:
 
     def _half_replaced(self, key: str) -> bool:
         """Whether a process was killed, or is just now, between finishing a fresh model and having it in its place."""
-        return (self.root / f"{key}{_FRESH}" / _DONE).is_file() or (self.root / f"{key}{_OLD}").exists()
+        final, fresh, old = (self.root / f"{key}{suffix}" for suffix in ("", _FRESH, _OLD))
+        return (fresh / _DONE).is_file() or (old.exists() and not final.exists())
 
     def _adopt(self, key: str) -> None:
         """Let a finished fresh model take its place, and finish what a killed process began of this."""
@@ -168,7 +169,7 @@ class ModelStore:
         """Warn where a model of the same settings was trained on other images under the same name."""
         for path in sorted(self.root.glob(f"{weights['dataset']['name']}-*/{_CONFIG}")):
             try:
-                other = settings.read_plain(path)
+                other = plain.read(path)
                 fingerprint = other["dataset"]["fingerprint"]
             except (OSError, ValueError, LookupError, TypeError):
                 continue  # no model of ours; it is not what was asked for
@@ -213,7 +214,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / _CONFIG
     try:
-        config = settings.read_plain(path)
+        config = plain.read(path)
         ours = "name" in config["dataset"] and all(isinstance(config[part], dict) for part in ("model", "noise"))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error

@@ -4,17 +4,13 @@ Settings are checked before anything is imported, built, read or written. Comman
 is checked before more is imported, so that no sentence is long in coming.
 """
 
-import io
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import AliasEvent, SafeLoader, YAMLError
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -98,23 +94,8 @@ _FOLLOWERS = {
     "model.image_size": "dataset.image_size",
     "model.channels": "dataset.channels",
 }
-_LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # more steps do not fit into memory
+_LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # a seed is 64 bits with its sign; more steps are a slip
 _WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
-
-
-def read_plain(path: Path) -> Any:
-    """What a YAML file says, as plain containers, nothing in it resolved.
-
-    Raises OSError, or ValueError if it is damaged, or has what our files have not: code to be run, or aliases, with
-    which a few lines stand for billions.
-    """
-    text = path.read_text()
-    try:
-        if any(isinstance(event, AliasEvent) for event in yaml.parse(text, SafeLoader)):
-            raise ValueError(f"{path} has aliases")
-        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    except (OSError, YAMLError, OmegaConfBaseException, RecursionError) as error:  # the first is OmegaConf's
-        raise ValueError(f"{path} is damaged") from error
 
 
 def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -129,7 +110,7 @@ def known_keys() -> set[str]:
     """Every key of train.py that a file in conf/ sets, with whatever options; without Hydra's, and what it builds."""
     keys = set(dotted(OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))))
     for path in CONF.glob("*/*.yaml"):
-        whole = "# @package _global_" in path.read_text()
+        whole = "# @package _global_" in path.read_text(encoding="utf-8")
         keys.update(dotted(OmegaConf.to_container(OmegaConf.load(path)), "" if whole else f"{path.parent.name}."))
     foreign = re.compile(r"hydra\b|defaults$|(.*\.)?_")
     return {key for key in keys if not foreign.match(key)}

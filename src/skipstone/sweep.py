@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
-from skipstone import archive, multirun, resume, settings
+from skipstone import archive, multirun, plain, resume
 from skipstone.evaluation import Result
 from skipstone.report import curves, page, sheet, table
 
@@ -78,8 +78,8 @@ def _jobs(folder: Path) -> dict[int, str]:
     jobs = {}
     for number, path in there.items():
         # absent as yet, or torn
-        with suppress(OSError, ValueError, TypeError):
-            jobs[number] = " ".join(word for word in settings.read_plain(path) if not word.startswith("resume="))
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            jobs[number] = " ".join(word for word in plain.read(path) if not word.startswith("resume="))
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
         jobs = dict(enumerate(resume.job_overrides(folder))) | jobs
     return dict(sorted((dict.fromkeys(there, "?") | jobs).items()))

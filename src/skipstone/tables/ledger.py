@@ -126,9 +126,9 @@ def carry_out(
         began = time.perf_counter()
         outcome = part.run(_spoken(part))
         seconds = time.perf_counter() - began
-        rate = part.evaluations / sum(row["seconds"] for row in outcome.rows)
+        rate = part.cost * part.evaluations / sum(row["seconds"] for row in outcome.rows)
         ledger.add(part, outcome.rows, outcome.samples, seconds=seconds, device=device)
-        log.info("%s: done in %.1f s, sampled at %.0f evaluations/s", part.name, seconds, rate)
+        log.info("%s: done in %.1f s, sampled at %.0f evaluations/s", part.name, seconds, rate / part.cost)
         ahead.remove(part)
     for part in ahead:
         log.warning("%s is left out: %.0f of %.0f s are spent", part.name, spent(), budget)
@@ -138,7 +138,7 @@ def _fitting(parts: Sequence[Part], rate: float, seconds: float) -> list[Part]:
     """Those that can be done in so many seconds, the first in preference to later ones."""
     chosen = []
     for part in parts:
-        needed = _SLOWER * part.evaluations / rate
+        needed = _SLOWER * part.cost * part.evaluations / rate
         if needed <= seconds:
             seconds -= needed
             chosen.append(part)

@@ -1,5 +1,6 @@
 """The parts of the tables, the most important first. Each samples in one packed batch and measures what came out."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -8,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors import SafetensorError
@@ -20,6 +20,7 @@ from skipstone.data import ImageSet, pick, to_unit
 from skipstone.evaluation import Cell, evaluate, measured
 from skipstone.finished import Finished
 from skipstone.metrics import MemoryCheck, Proxies
+from skipstone.metrics.features import float32
 from skipstone.schedules import Exp, Quad, Uniform
 from skipstone.solvers import DDIM, DPMSolverPP
 from skipstone.tables import cells
@@ -27,7 +28,7 @@ from skipstone.training import hardware
 
 KEPT = 64  # samples of a cell, for pictures
 CHECKED = 1000  # samples of a cell that are compared with the training images
-_IN_FLOAT32 = 6  # evaluations that the fast path makes in the time of one in float32, or so: for the budget
+_IN_FLOAT32 = 6.0  # how many times as long an evaluation in float32 takes, or so: for the budget
 
 Progress = Callable[[int, int], None]
 
@@ -43,8 +44,8 @@ class Outcome(NamedTuple):
 class Part:
     """One piece of the work.
 
-    evaluations: of the network, over all samples; in float32 one counts for several.  images: that it makes.
-    others_need_it: whether it goes first where there is time for it at all.
+    evaluations: of the network, over all samples.  images: that it makes.  others_need_it: whether it goes first where
+    there is time for it at all.  cost: how many times as long as by the network as it is sampled, on average.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Part:
     images: int
     run: Callable[[Progress], Outcome]
     others_need_it: bool = False
+    cost: float = 1.0
 
 
 class Tables:
@@ -77,6 +79,7 @@ class Tables:
                 )
         self.config, self.model, self.images = config, model, images
         self.trainer, self.device = trainer, hardware.device(trainer)
+        self.plain = copy.deepcopy(model.net)  # before the other may be compiled in place
         self.net = hardware.place(model.net, trainer, model.process.num_steps)
         self.parts = [
             *(self._row_of_table_1(row) for row in ("0", "1", "σ̂", "0.5", "0.2")),
@@ -192,16 +195,22 @@ class Tables:
         (cell,) = cells.row_of_table_1(process, "0", [max(config.nfes_compared)])
 
         def run(progress: Progress) -> Outcome:
-            fast, x = self._measured(cell, lambda: self._sample_all_steps(cell, progress))
-            plain = hardware.place(self.model.net, hardware.plain(self.trainer), process.num_steps)
-            with torch.autocast(self.device.type, enabled=False):
-                reference, x32 = self._measured(cell, lambda: self._sample_all_steps(cell, progress, plain))
+            def first(done: int, total: int) -> None:
+                progress(done, 2 * total)
+
+            def second(done: int, total: int) -> None:
+                progress(total + done, 2 * total)
+
+            fast, x = self._measured(cell, lambda: self._sample_all_steps(cell, first))
+            with float32(self.device):
+                plain = hardware.place(self.plain, hardware.plain(self.trainer), process.num_steps)
+                reference, x32 = self._measured(cell, lambda: self._sample_all_steps(cell, second, plain))
             fast |= {"precision": self.trainer["precision"], "difference": float((x - x32).abs().mean())}
             rows = [fast, reference | {"precision": "32-true", "difference": 0.0}]
             return Outcome([{"part": "precision", "row": "0", **row} for row in rows], {})
 
         n = config.images_all_steps
-        return Part("precision", n * cell.table.nfe * (1 + _IN_FLOAT32), 2 * n, run)
+        return Part("precision", 2 * n * cell.table.nfe, 2 * n, run, cost=(1 + _IN_FLOAT32) / 2)
 
     def _solve(self, cell: Cell, progress: Progress) -> Tensor:
         """The deterministic one is kept beside the model: it is what every other deterministic cell approximates."""

@@ -11,9 +11,8 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,16 @@ CURVE, MODEL = "curve", "model"  # what we add to Lightning's entries
 _RAW = "current_model_state"  # beside the averaged weights, the ones that are trained
 
 
-def latest(folder: Path, model: str, net: nn.Module) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint of the training of `net` in `folder`, and what it holds; None where there is none.
+class Checkpoint(NamedTuple):
+    """A file to go on from, and what must be known of it before: how many steps it is of, and their losses."""
+
+    path: Path
+    step: int
+    curve: list[dict[str, Any]]
+
+
+def latest(folder: Path, model: str, net: nn.Module) -> Checkpoint | None:
+    """The newest whole checkpoint of the training of `net` in `folder`; None where there is none.
 
     One that is damaged, or holds other things than this network's training writes, is passed over, with a warning, and
     set aside: it may be good for all that, where memory was short. Raises ValueError if all are so, and for a
@@ -48,7 +55,7 @@ def latest(folder: Path, model: str, net: nn.Module) -> tuple[Path, dict[str, An
             continue
         for damaged in there[:i]:
             _set_aside(damaged, path)
-        return path, past
+        return Checkpoint(path, past["global_step"], past[CURVE])
     if there:
         names = " and ".join(map(str, there))
         raise ValueError(
@@ -60,7 +67,9 @@ def latest(folder: Path, model: str, net: nn.Module) -> tuple[Path, dict[str, An
 
 def _set_aside(damaged: Path, path: Path) -> None:
     kept = damaged.with_name(f"damaged-{damaged.stat().st_mtime_ns}.ckpt")
-    log.warning("%s is damaged, so the training goes on from %s; it is kept as %s", damaged, path, kept.name)
+    log.warning(
+        "%s cannot be resumed from, so it is now %s, and the training goes on from %s", damaged, kept.name, path
+    )
     damaged.rename(kept)
 
 
@@ -93,7 +102,7 @@ def _fits(past: dict[str, Any], net: nn.Module) -> bool:
     try:
         ours = type(past["global_step"]) is int and past["global_step"] >= 0
         ours &= all(isinstance(number, (int, float, type(None))) for row in past[CURVE] for number in row.values())
-        ours &= all(isinstance(count, int) for count in _leaves(past["loops"]))
+        past["loops"]["fit_loop"], past["optimizer_states"][0]
         states = [state for optimizer in past["optimizer_states"] for state in optimizer["state"].items()]
         optimizers = all(_form(state) == moments[i] for i, state in states)
         return (
@@ -108,11 +117,3 @@ def _form(node: Any) -> Any:
     if isinstance(node, dict):
         return {name: _form(child) for name, child in node.items()}
     return (node.shape, node.dtype) if isinstance(node, Tensor) else type(node)
-
-
-def _leaves(node: Any) -> Iterator[Any]:
-    if not isinstance(node, dict):
-        yield node
-        return
-    for child in node.values():
-        yield from _leaves(child)

@@ -2,11 +2,13 @@
 
 import logging
 import signal
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -16,6 +18,7 @@ from skipstone import runs
 from skipstone.data import ImageSet
 from skipstone.process import ForwardProcess
 from skipstone.training import checkpoints, hardware
+from skipstone.training.checkpoints import Checkpoint
 from skipstone.training.curve import Curve
 from skipstone.training.data import ImageData, StepSampler
 from skipstone.training.ema import EMA
@@ -38,7 +41,7 @@ def fit(
     folder: Path,
     logger: Logger | None = None,
     callbacks: tuple[Callback, ...] = (),
-    found: tuple[Path, dict[str, Any]] | None = None,
+    found: Checkpoint | None = None,
 ) -> nn.Module:
     """Train `net` and return it with the averaged weights of the last step.
 
@@ -48,8 +51,8 @@ def fit(
     """
     _quiet()
     accumulated = trainer_config["accumulate_grad_batches"]
-    resumed, past = found or (None, {"global_step": 0, checkpoints.CURVE: []})
-    curve = Curve(folder, past[checkpoints.CURVE])
+    resumed, step, past = found or (None, 0, [])
+    curve = Curve(folder, past)
     module = DiffusionModule(
         hardware.layout(net),
         process,
@@ -74,9 +77,9 @@ def fit(
     batches = trainer_config["max_steps"] * accumulated
     # refuses a batch that the devices cannot share, before any is started
     StepSampler(len(images.train), recipe.batch_size, batches, seed, ranks=trainer.world_size)
-    data = ImageData(images, recipe.batch_size, seed, batches, first=past["global_step"] * accumulated)
+    data = ImageData(images, recipe.batch_size, seed, batches, first=step * accumulated)
     if resumed:
-        log.info("resuming the training in %s after step %d", folder, past["global_step"])
+        log.info("resuming the training in %s after step %d", folder, step)
     _run(trainer, module, data, resumed, survival)
     return module.net
 
@@ -91,8 +94,7 @@ def _run(
         _pass_on(survival.stop)
         raise KeyboardInterrupt from stopped
     except Exception as error:
-        # of what several devices' processes do, nothing is known here
-        if resumed is None or survival.began or trainer.world_size > 1 or isinstance(error, OSError):
+        if not _restoring(error) or isinstance(error, (OSError, torch.OutOfMemoryError)):
             raise
         raise ValueError(
             f"{resumed} cannot be restored ({type(error).__name__}: {error}): move it away to go on from "
@@ -101,6 +103,12 @@ def _run(
     if survival.stop:  # too late to stop the training, but not what follows it
         _pass_on(survival.stop)
         raise KeyboardInterrupt
+
+
+def _restoring(error: Exception) -> bool:
+    """Whether it came out of Lightning's restoring of a checkpoint, and not of what else a training begins with."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).stem == "checkpoint_connector" for frame in frames)
 
 
 def _pass_on(number: signal.Signals | None) -> None:

@@ -53,13 +53,12 @@ class Survival(Callback):
     def __init__(self, folder: Path, model: str, curve: Curve, every: int) -> None:
         self.path, self.model, self.curve, self.every = folder / LAST, model, curve, every
         self.saved = 0  # steps in the last checkpoint
-        self.began = False  # whether all was restored that is
         self.stop: signal.Signals | None = None
         self._lossless = False  # whether nothing would be lost by stopping at once
         self._losses = LossWatch()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.saved, self.began = trainer.global_step, True
+        self.saved = trainer.global_step
         if threading.current_thread() is threading.main_thread():  # Lightning puts the old handlers back
             for number in (signal.SIGTERM, signal.SIGINT, *requeue_signals()):
                 signal.signal(number, self._on_signal)
@@ -101,7 +100,7 @@ class Survival(Callback):
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         if progress.ready % trainer.accumulate_grad_batches == 0:  # else gradients lie about, which are not saved
             self._save(trainer, module)
-            self._lossless = trainer.world_size == 1
+            self._lossless = trainer.world_size == 1 and self.saved == trainer.global_step
         if self._lossless and self.stop:
             raise SystemExit(128 + self.stop)
 
@@ -138,15 +137,18 @@ class Survival(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of the losses."""
-        return {"best": self._losses.best}
+        return self._losses.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._losses.best = state_dict["best"]
+        self._losses.load_state_dict(state_dict)
 
     def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Save, if there is anything new. Where losses are high just now, the next time will tell; unless it stops."""
         if trainer.global_step > self.saved:
             self._require_own()
             self._examine(trainer, module)
+            if self._losses.high and self.stop is None:
+                return
             trainer.save_checkpoint(self.path)
             self.saved = trainer.global_step
 
@@ -161,14 +163,16 @@ class Survival(Callback):
 
     def _examine(self, trainer: lightning.Trainer, module: lightning.LightningModule, weights: bool = True) -> None:
         """Raise ValueError if the losses show that it diverged, or if now a weight is not a number."""
-        since = self._losses.since()
+        self._losses.look()
+        since = self._losses.since
         if since == 0 and weights:
             norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in module.net.parameters()]))
             since = int(not norms.isfinite().all())
         if since == 0:
             return
         step = trainer.global_step - (since - 1) // trainer.accumulate_grad_batches
-        kept = f"the last good checkpoint is {self.path}, of step {self.saved}" if self.saved else "none was good"
+        good = 0 < self.saved < step  # told to stop, it saves whatever there is
+        kept = f"the last good checkpoint is {self.path}, of step {self.saved}" if good else "none was good"
         raise ValueError(
             f"the training diverged at step {step}, at a learning rate of {module.learning_rate(step - 1):.3g}, so its "
             f"model is not stored; {kept}: lower training.learning_rate={module.recipe.learning_rate}, which makes it "

@@ -63,8 +63,8 @@ def precision(rows: Sequence[Row]) -> str:
         [
             "## The fast path against float32",
             f"{fast['images']:,} samples, η = 0, NFE {fast['nfe']}, from the same noise: by the network as it was "
-            "sampled for this page, and by the plain one in float32. The difference is absolute, its mean over all "
-            "numbers, in the [−1, 1] scale.",
+            "sampled for this page, and by the plain one in float32 (without TF32). The difference is "
+            "absolute, its mean over all numbers, in the [−1, 1] scale.",
             lines(["", *(f"`{name}`" for name in names), "difference"], [*body, floor]),
             f"{'; '.join(said)}." if said else "",
         ]
