@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 
 import pytest
+import yaml
 from PIL import Image
 from shell import ENVIRONMENT, ROOT, python, run, run_folder, summary_of
 
@@ -153,6 +155,36 @@ def test_help_and_cfg_do_without_torch(flags):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported: []"
     assert "schedule" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("~/photos", f"{os.path.expanduser('~')}/photos"),
+        ("a folder/größe=3", "a folder/größe=3"),
+        ("'quoted, it is'", "quoted, it is"),
+    ],
+)
+def test_a_path_is_read_as_it_is_typed(given, read):
+    done = python("train.py", f"paths.outputs={given}", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["paths"]["outputs"] == read
+
+
+def test_help_may_be_cut_off():
+    """Whoever reads it has gone before the first line, so that no buffer hides it."""
+    there, here = os.pipe()
+    os.close(there)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--help"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=here,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(here)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("wrong", ["tau=0", "training.decay=linear", "dataset.root=nowhere", "schedule.tau=7"])

@@ -51,7 +51,7 @@ def test_limits_for_many_images_are_dotted_and_share_their_metrics_panel():
     ("values", "labels"),
     [
         ([0.5], ["0.2", "0.3", "0.5"]),
-        ([0.4, 0.6], ["0.4", "0.5", "0.6"]),
+        ([0.3, 0.7], ["0.3", "0.4", "0.5", "0.6", "0.7"]),
         ([0.02, 0.3], ["0.02", "0.03", "0.05", "0.2", "0.3"]),
     ],
 )
@@ -63,6 +63,13 @@ def test_between_decades_an_axis_is_labelled_as_far_as_there_is_room(values, lab
     ticks = zip(axes.get_yticks(minor=True), axes.get_yticklabels(minor=True), strict=True)
     low, high = axes.get_ylim()
     assert [label.get_text() for y, label in ticks if low <= y <= high and label.get_text()] == labels
+
+
+def test_an_axis_of_a_narrow_span_is_linear_for_it_may_hold_no_number_of_one_digit():
+    axes = Figure().subplots()
+    axes.plot([1.05, 1.9])
+    curves.plain_log(axes, span=1.9 / 1.05)
+    assert axes.get_yscale() == "linear"
 
 
 def test_an_axis_of_many_decades_has_no_ticks_between_them():

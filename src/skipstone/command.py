@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from yaml import YAMLError
 
 from skipstone.resume import MULTIRUN
-from skipstone.settings import CONF, dotted
+from skipstone.settings import CONF, PATHS, dotted
 
 # Errors of the place that is written to, and what to do about them
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -40,6 +40,10 @@ _ADVICE = {
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
 EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException, YAMLError)
+
+# In a path: signs with which a value is a list, a sweep, quoted already or interpolated; and what needs no quotes
+_GRAMMAR = set(",'\"\\[]{}()$")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:+-]*")
 
 # Of Hydra's launchers, those that are installed apart
 _LAUNCHERS = {
@@ -59,8 +63,11 @@ def main(job: Callable[[], None]) -> None:
             stream.reconfigure(errors="replace")  # a terminal that knows few letters must not cost a run its end
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in MULTIRUN)  # Hydra takes -m at an end alone
     try:
-        _require_whole(sys.argv[1:])
+        sys.argv[1:] = [_readable(word) for word in sys.argv[1:]]
         job()
+    except BrokenPipeError:  # of `--help | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except EXPECTED as error:
         if full:
             raise
@@ -72,10 +79,19 @@ def main(job: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def _require_whole(words: list[str]) -> None:
-    for word in words:
-        if word.startswith("~"):
-            raise ValueError(f"{word} is not allowed: every setting is needed, give it another value or leave it out.")
+def _readable(word: str) -> str:
+    """A word of the command line as Hydra's grammar reads it: a path may hold signs that there mean something else.
+
+    ~ is the home folder, as in a shell, which does not look behind an =. Raises ValueError for ~key, Hydra's way to
+    delete one.
+    """
+    if word.startswith("~"):
+        raise ValueError(f"{word} is not allowed: every setting is needed, give it another value or leave it out.")
+    key, told, value = word.partition("=")
+    if not told or key.lstrip("+") not in PATHS or _GRAMMAR & set(value):
+        return word
+    path = os.path.expanduser(value)
+    return f"{key}={path}" if _PLAIN.fullmatch(path) else f"{key}='{path}'"
 
 
 def sentence(error: BaseException) -> str:
@@ -94,7 +110,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read: write key=value, a list as 'key=[1,2]', quoted for the shell."
+        return f"{error.override} cannot be read: write key=value, a list as 'key=[1,2]', other signs as \"key='…'\"."
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         return f"{error.full_key} has no value: set {error.full_key}=<value>."
     if isinstance(error, OSError) and error.errno in _ADVICE:
@@ -113,6 +129,8 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
     for override in (word for word in sys.argv[1:] if "=" in word):
         key = override.split("=", 1)[0].lstrip("+~")
         if f"'{key}'" in text and not override.startswith("+"):
+            if key.startswith("hydra.launcher."):
+                return f"{override} is a setting of a launcher that is not chosen: add hydra/launcher=joblib, or slurm."
             near = difflib.get_close_matches(key, _known_keys(), n=3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             return f"there is no key {key} (in {override}): {hint}`--cfg job` shows every key."

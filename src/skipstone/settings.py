@@ -86,7 +86,7 @@ _GROUPS = (
     "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
     "evaluation.training", "paths",
 )  # fmt: skip
-_PATHS = ("paths.outputs", "dataset.root", "run", "out")
+PATHS = ("paths.outputs", "dataset.root", "run", "out")
 # Keys that follow another one, where a change would be ignored or contradict it
 _FOLLOWERS = {
     "schedule.tau": "tau",
@@ -137,11 +137,13 @@ def _check_kinds(config: DictConfig) -> None:
         own = key == "noise" and "training" not in config  # null is the model's own
         if value is not _ABSENT and not OmegaConf.is_dict(value) and not (own and value is None):
             raise _refusal(key, value, "a group of settings")
-    for key in _PATHS:
+    for key in PATHS:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and value is not None and not isinstance(value, str):
             what = "a model's key, or its folder" if key == "run" else "a path"
             raise _refusal(key, value, f"{what}; a folder whose name reads as a number is ./{value}")
+        if value == "":
+            raise ValueError(f"{key} is empty: name a folder, or leave {key}= out.")
 
 
 def _check_numbers(config: DictConfig) -> None:

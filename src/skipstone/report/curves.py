@@ -94,8 +94,13 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
     lowest = min(values, default=1)
     if lowest < 0:
-        axes.set_yscale("symlog", linthresh=10 ** math.ceil(math.log10(-lowest)))
+        linear = 10.0 ** math.ceil(math.log10(-lowest))
+        near = max(values) < 30 * linear  # so few decades that there is room for more labels
+        axes.set_yscale("symlog", linthresh=linear, subs=(2, 5) if near else None)
         axes.yaxis.set_major_formatter(_PLAIN)
+        if near:
+            axes.yaxis.set_minor_formatter(_PLAIN)
+            axes.tick_params(axis="y", which="minor", labelsize="small")
         axes.margins(y=0.1)
     else:
         positive = [value for value in values if value > 0]
@@ -105,8 +110,11 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
 def plain_log(axes: Axes, span: float) -> None:
     """A logarithmic y axis with plain numbers; between the decades too, the more the less it spans.
 
-    span: the largest value over the smallest; 1, a single value, gets a whole decade.
+    span: the largest value over the smallest; 1, a single value, gets a whole decade. A span in which there may be no
+    number of one digit is left linear.
     """
+    if 1 < span < 2:
+        return
     labelled = "123456789" if 1 < span < 3 else "235" if span < 30 else ""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_PLAIN)
@@ -144,7 +152,8 @@ def training_curve(metrics_csv: Path) -> Drawing | None:
         if points:
             axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
     axes.set(xlabel="step", ylabel="loss: mean squared error of eps")
-    plain_log(axes, span=10)
+    values = [value for points in losses.values() for _, value in points if value > 0]
+    plain_log(axes, span=max(values, default=1) / min(values, default=1))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)

@@ -172,7 +172,9 @@ class Survival(Callback):
             return
         step = trainer.global_step - (since - 1) // trainer.accumulate_grad_batches
         good = 0 < self.saved < step  # told to stop, it saves whatever there is
-        kept = f"the last good checkpoint is {self.path}, of step {self.saved}" if good else "none was good"
+        kept = (
+            f"the last good checkpoint is {self.path}, of step {self.saved}" if good else "no checkpoint was good yet"
+        )
         raise ValueError(
             f"the training diverged at step {step}, at a learning rate of {module.learning_rate(step - 1):.3g}, so its "
             f"model is not stored; {kept}: lower training.learning_rate={module.recipe.learning_rate}, which makes it "
