@@ -248,11 +248,30 @@ def test_every_key_that_train_py_has_is_one_of_ours(composed):
     assert "solver.variant" in settings.known_keys()  # of an option that is not chosen
 
 
-@pytest.mark.parametrize("beside", ["eta=0.5", "seed=0,1", "hydra.sweep.dir=elsewhere"])
-def test_resume_refuses_what_would_make_other_jobs(beside, tmp_path):
-    overview(tmp_path, "eta=0.0,1.0")
-    with pytest.raises(ValueError, match=f"{beside} is not allowed beside resume="):
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "eta=0.5", "seed=4", "evaluation.images=30", "logger=csv,none", "logger@model=none", "trainer.threads=1",
+        "+trainer.benchmark=true", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu", "trainer=cpu",
+        "experiment=smoke", "fresh=true", "hydra.sweep.dir=elsewhere", "hydra.mode=RUN",
+    ],
+)  # fmt: skip
+def test_resume_refuses_what_may_change_a_result(beside, tmp_path):
+    overview(tmp_path, "tau=2,3", "trainer.threads=1,2")
+    with pytest.raises(ValueError, match=f"^{re.escape(beside)} is not allowed beside resume=.* new sweep with -m"):
         resume.resumed([f"resume={tmp_path}", beside])
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "logger=csv", "logger.entity=me", "trainer.devices=2",
+        "trainer.threads=1", "trainer.enable_progress_bar=false",
+    ],
+)  # fmt: skip
+def test_resume_takes_what_changes_no_result(beside, tmp_path):
+    overview(tmp_path, "tau=2,3")
+    assert resume.resumed([f"resume={tmp_path}", beside])[-1] == beside
 
 
 def test_a_folder_with_the_result_of_another_command_is_refused(tmp_path, monkeypatch, capsys):
