@@ -98,6 +98,19 @@ def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     assert "logger=none" not in resume.command(folder).task
 
 
+def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
+    """Copied from another job; or there since before the command was edited."""
+    foreign = (folder / "2" / "results.safetensors").read_bytes()
+    (folder / "0" / "results.safetensors").write_bytes(foreign)
+    said = " ".join(python("scripts/report.py", folder).stdout.split())
+    assert re.search(r"Job 0 \(.* tau=3 eta=0.0 .*\) has no result: its results are of another job \(.* tau=5 ", said)
+    assert len(rows_of(folder / "evaluation.csv")) == 3
+    again = python("train.py", f"resume={folder}", "logger=none")
+    assert again.stdout.count("has its result already") == 3
+    assert [path.read_bytes() for path in folder.glob("*/foreign-*.safetensors")] == [foreign]
+    assert len(rows_of(folder / "evaluation.csv")) == 4
+
+
 def test_report_writes_the_page_again(folder):
     (folder / "report.html").unlink()
     assert python("scripts/report.py", folder).returncode == 0
@@ -299,11 +312,11 @@ def test_results_are_read_back_as_they_were(tmp_path):
 
 
 def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path):
-    (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {hydra: [], task: ['seed=0,1']}}")
+    (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {hydra: [], task: ['seed=0,1,0,2']}}")
     cell = replace(make_grid()[0], own=True)
     for job, model in enumerate(("first", "second", "first")):
         (tmp_path / str(job)).mkdir()
-        archive.save([cell], model, "python train.py", tmp_path / str(job))
+        archive.save([cell], model, f"python train.py seed={job % 2}", tmp_path / str(job))
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "results.safetensors").write_bytes(b"cut off")
     page = sweep.report(tmp_path).read_text()
@@ -322,7 +335,10 @@ def test_cells_that_differ_in_what_no_name_tells_are_two_cells(torn, tmp_path):
     for job, clip in enumerate((True, False)):
         (tmp_path / str(job)).mkdir()
         archive.save(
-            [replace(cell, row={**cell.row, "clip_x0": clip})], "model", "python train.py", tmp_path / str(job)
+            [replace(cell, row={**cell.row, "clip_x0": clip})],
+            "model",
+            f"python train.py solver.clip_x0={clip}",
+            tmp_path / str(job),
         )
     (tmp_path / "1" / ".hydra").mkdir()
     (tmp_path / "1" / ".hydra" / "overrides.yaml").write_text(torn)  # takes no report along

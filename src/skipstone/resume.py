@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +78,31 @@ def command(folder: Path) -> Command:
     return Command(hydra, began, cwd if isinstance(cwd, str) else None)
 
 
-def job_overrides(folder: Path) -> list[str]:
-    """The overrides of each of its jobs, in order: what Hydra's own sweeper makes of the command line."""
+def job_overrides(folder: Path) -> list[list[str]]:
+    """The overrides of each of its jobs, in order: what Hydra's own sweeper makes of the command line.
+
+    Empty where another sweeper made the jobs, or one that was told more than the command line says.
+    """
+    past = command(folder)
+    if any(word.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for word in past.hydra):
+        return []
     values: dict[str, list[str]] = {}
-    for override in parsed(command(folder).task):
+    for override in parsed(past.task):
         key = override.get_key_element()
         swept = override.is_sweep_override()
         said = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
         values[key] = [f"{key}={value}" for value in said]
-    return [" ".join(job) for job in itertools.product(*values.values())]
+    return [list(job) for job in itertools.product(*values.values())]
+
+
+def same_job(command: str, overrides: Sequence[str]) -> bool:
+    """Whether a job's command, as its result has it, is that of these overrides, but for what changes no result."""
+    return _settling(shlex.split(command)[2:]) == _settling(overrides)
+
+
+def _settling(overrides: Sequence[str]) -> list[str]:
+    keys = {word: word.lstrip("+").partition("=")[0] for word in overrides}
+    return [word for word, key in keys.items() if f"{key}=" != _WORD and not _BESIDE.fullmatch(key)]
 
 
 def parsed(words: Sequence[str]) -> list[Override]:

@@ -60,11 +60,15 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
     found: dict[str, tuple[int, Result]] = {}
     failures = []
     for number, overrides in _jobs(folder).items():
-        job = folder / str(number)
+        job, said = folder / str(number), "?" if overrides is None else " ".join(overrides)
         try:
             results = archive.load(job)
         except (OSError, ValueError) as error:
-            failures.append(Failure(number, overrides, _why(job, error)))
+            failures.append(Failure(number, said, _why(job, error)))
+            continue
+        of = archive.command(job)
+        if overrides is not None and of is not None and not resume.same_job(of, overrides):
+            failures.append(Failure(number, said, f"its results are of another job ({of})."))
             continue
         for result in results:
             same = repr({name: value for name, value in result.row.items() if name not in _CLOCK})
@@ -72,17 +76,17 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
     return _distinct(list(found.values())), failures
 
 
-def _jobs(folder: Path) -> dict[int, str]:
-    """The overrides of every job by its number: those of the command line, and what further folders say."""
+def _jobs(folder: Path) -> dict[int, list[str] | None]:
+    """The overrides of every job by its number: those of the command line, and what further folders say, if they do."""
     there = {int(path.name): path / ".hydra" / "overrides.yaml" for path in folder.iterdir() if path.name.isdigit()}
-    jobs = {}
+    jobs: dict[int, list[str] | None] = dict.fromkeys(there)
     for number, path in there.items():
         # absent as yet, or torn
         with suppress(OSError, ValueError, TypeError, AttributeError):
-            jobs[number] = " ".join(word for word in plain.read(path) if not word.startswith("resume="))
+            jobs[number] = [word for word in plain.read(path) if not word.startswith("resume=")]
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
-        jobs = dict(enumerate(resume.job_overrides(folder))) | jobs
-    return dict(sorted((dict.fromkeys(there, "?") | jobs).items()))
+        jobs |= enumerate(resume.job_overrides(folder))
+    return dict(sorted(jobs.items()))
 
 
 def _distinct(found: Sequence[tuple[int, Result]]) -> list[Result]:
