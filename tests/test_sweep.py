@@ -327,6 +327,22 @@ def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path)
     assert "results.safetensors is damaged" in page
 
 
+def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
+    overview(tmp_path, "tau=20", "seed=31,32", "training.learning_rate=0.001,0.002")
+    cell = make_grid()[1]
+    jobs = [(seed, rate) for seed in ("31", "32") for rate in ("0.001", "0.002")]
+    for job, (seed, rate) in enumerate(jobs):
+        (tmp_path / str(job)).mkdir()
+        command = f"python train.py tau=20 seed={seed} training.learning_rate={rate}"
+        archive.save([cell], f"model{job}", command, tmp_path / str(job))
+    page = sweep.report(tmp_path).read_text()
+    rows = rows_of(tmp_path / "evaluation.csv")
+    assert [(row["seed"], row["training.learning_rate"]) for row in rows] == jobs
+    assert "0.002" in capsys.readouterr().out
+    assert "seed=31, learning_rate=0.001" in page
+    assert "Every cell samples the same trained network" not in page
+
+
 @pytest.mark.parametrize("torn", ["- 'torn", "- tau=2\n-"])
 def test_cells_that_differ_in_what_no_name_tells_are_two_cells(torn, tmp_path):
     """solver.clip_x0=true,false: one name, two results."""

@@ -59,7 +59,9 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
     """The cells of all jobs, each once, and the jobs that have none."""
     found: dict[str, tuple[int, Result]] = {}
     failures = []
-    for number, overrides in _jobs(folder).items():
+    jobs = _jobs(folder)
+    varied = _varied([overrides for overrides in jobs.values() if overrides is not None])
+    for number, overrides in jobs.items():
         job, said = folder / str(number), "?" if overrides is None else " ".join(overrides)
         try:
             results = archive.load(job)
@@ -70,10 +72,24 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
         if overrides is not None and of is not None and not resume.same_job(of, overrides):
             failures.append(Failure(number, said, f"its results are of another job ({of})."))
             continue
+        settings = _settings(overrides or [])
         for result in results:
+            told = {key: settings.get(key) for key in varied if key.rpartition(".")[2] not in result.row}
+            result = replace(result, row={**told, **result.row})
             same = repr({name: value for name, value in result.row.items() if name not in _CLOCK})
             found.setdefault(same, (number, replace(result, own=False)))
     return _distinct(list(found.values())), failures
+
+
+def _settings(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in overrides)}
+
+
+def _varied(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The keys whose values differ among the jobs."""
+    settings = [_settings(job) for job in jobs]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
 
 
 def _jobs(folder: Path) -> dict[int, list[str] | None]:
