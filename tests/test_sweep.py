@@ -136,6 +136,16 @@ def test_jobs_that_never_began_are_named(tmp_path, capsys):
         assert said[number] == f"Job {number} ({settings}) has no result: {why}"
 
 
+def test_a_refused_setting_wants_a_new_command_and_an_interruption_does_not(tmp_path, capsys):
+    overview(tmp_path, "tau=3,99")
+    (tmp_path / "1").mkdir()
+    sweep.report(tmp_path)
+    assert "give a new command" not in capsys.readouterr().out
+    (tmp_path / "1" / "error.txt").write_text("tau=99 is not allowed.")
+    sweep.report(tmp_path)
+    assert "where one was refused, give a new command with the right value" in capsys.readouterr().out
+
+
 def overview(folder, *task):
     """A sweep's folder after `train.py -m *task`."""
     folder.mkdir(exist_ok=True)
@@ -338,7 +348,9 @@ def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
     page = sweep.report(tmp_path).read_text()
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [(row["seed"], row["training.learning_rate"]) for row in rows] == jobs
-    assert "0.002" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0.002" in said
+    assert "the same start noise" not in said
     assert "seed=31, learning_rate=0.001" in page
     assert "Every cell samples the same trained network" not in page
 

@@ -38,6 +38,11 @@ def report(folder: Path) -> Path | None:
         print(note)
     if notes:
         print(f"To run what has no result: {shlex.join(['python', 'train.py', f'resume={folder}'])}")
+    if any((folder / str(failure.job) / multirun.FAILURE).is_file() for failure in failures):  # it ended by itself
+        print(
+            "That runs them with the same settings: where one was refused, give a new command with the right value "
+            "instead; finished models are used again."
+        )
     if not results:
         return None
     table.write_csv(results, folder / "evaluation.csv")

@@ -58,7 +58,8 @@ def print_table(results: Sequence[Result]) -> None:
 def _table(results: Sequence[Result], columns: Sequence[str]) -> Table:
     """The settings of each cell that commonly differ, and these columns."""
     first = results[0].row
-    title = f"{first['images']} images a cell, the same start noise in each"
+    noise = "" if "seed" in swept([first]) else ", the same start noise in each"
+    title = f"{first['images']} images a cell{noise}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     settings = [*swept([first]), "schedule", "tau", "eta", "nfe"]
     shown = [*settings, *columns]
