@@ -17,6 +17,7 @@ from shell import python, run, summary_of
 import train
 from skipstone import archive, resume, settings, sweep
 from skipstone.command import main
+from skipstone.report.rows import families
 
 _TRAINING = "[skipstone.job][INFO] - training "
 
@@ -353,6 +354,11 @@ def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
     assert "the same start noise" not in said
     assert "seed=31, learning_rate=0.001" in page
     assert "Every cell samples the same trained network" not in page
+
+
+def test_models_of_one_swept_seed_are_told_apart_by_their_keys():
+    rows = [{"seed": seed, "model": model, **make_grid()[1].row} for seed in "12" for model in (f"a{seed}", f"b{seed}")]
+    assert list(families(rows)) == [f"uniform, model={model}{seed}, seed={seed}" for seed in "12" for model in "ab"]
 
 
 @pytest.mark.parametrize("torn", ["- 'torn", "- tau=2\n-"])

@@ -32,8 +32,10 @@ def floor(row: Row, metric: str) -> float | None:
 
 def families(rows: Sequence[Row]) -> dict[str, list[int]]:
     """Which rows differ in tau and eta alone: their indices, by the schedule and by what else tells families apart."""
-    by_sweep = swept(rows)  # says more than the model's key, which follows from it
-    kinds = [key for key in _KINDS if key != "model" or not by_sweep] + by_sweep
+    by_sweep = swept(rows)
+    models = {(*(row[key] for key in by_sweep), row.get("model")) for row in rows}
+    told_apart = len(models) == len({model[:-1] for model in models})  # then that says more than the model's key
+    kinds = [key for key in _KINDS if key != "model" or not told_apart] + by_sweep
     told = [key for key in kinds if key == "schedule" or len({row.get(key, "") for row in rows}) > 1]
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
