@@ -17,6 +17,7 @@ from shell import python, run, summary_of
 import train
 from skipstone import archive, resume, settings, sweep
 from skipstone.command import main
+from skipstone.report.rows import families
 
 _TRAINING = "[skipstone.job][INFO] - training "
 
@@ -98,6 +99,19 @@ def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     assert "logger=none" not in resume.command(folder).task
 
 
+def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
+    """Copied from another job; or there since before the command was edited."""
+    foreign = (folder / "2" / "results.safetensors").read_bytes()
+    (folder / "0" / "results.safetensors").write_bytes(foreign)
+    said = " ".join(python("scripts/report.py", folder).stdout.split())
+    assert re.search(r"Job 0 \(.* tau=3 eta=0.0 .*\) has no result: its results are of another job \(.* tau=5 ", said)
+    assert len(rows_of(folder / "evaluation.csv")) == 3
+    again = python("train.py", f"resume={folder}", "logger=none")
+    assert again.stdout.count("has its result already") == 3
+    assert [path.read_bytes() for path in folder.glob("*/foreign-*.safetensors")] == [foreign]
+    assert len(rows_of(folder / "evaluation.csv")) == 4
+
+
 def test_report_writes_the_page_again(folder):
     (folder / "report.html").unlink()
     assert python("scripts/report.py", folder).returncode == 0
@@ -121,6 +135,16 @@ def test_jobs_that_never_began_are_named(tmp_path, capsys):
     for number, why in enumerate(("it has not begun.", "it has not come to its end.", *["it has not begun."] * 2)):
         settings = f"eta={number // 2}.0 schedule.timesteps=[0,{(5, 9)[number % 2]}] +note='a,b' schedule=logsnr"
         assert said[number] == f"Job {number} ({settings}) has no result: {why}"
+
+
+def test_a_refused_setting_wants_a_new_command_and_an_interruption_does_not(tmp_path, capsys):
+    overview(tmp_path, "tau=3,99")
+    (tmp_path / "1").mkdir()
+    sweep.report(tmp_path)
+    assert "give a new command" not in capsys.readouterr().out
+    (tmp_path / "1" / "error.txt").write_text("tau=99 is not allowed.")
+    sweep.report(tmp_path)
+    assert "where one was refused, give a new command with the right value" in capsys.readouterr().out
 
 
 def overview(folder, *task):
@@ -248,11 +272,30 @@ def test_every_key_that_train_py_has_is_one_of_ours(composed):
     assert "solver.variant" in settings.known_keys()  # of an option that is not chosen
 
 
-@pytest.mark.parametrize("beside", ["eta=0.5", "seed=0,1", "hydra.sweep.dir=elsewhere"])
-def test_resume_refuses_what_would_make_other_jobs(beside, tmp_path):
-    overview(tmp_path, "eta=0.0,1.0")
-    with pytest.raises(ValueError, match=f"{beside} is not allowed beside resume="):
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "eta=0.5", "seed=4", "evaluation.images=30", "logger=csv,none", "logger@model=none", "trainer.threads=1",
+        "+trainer.benchmark=true", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu", "trainer=cpu",
+        "experiment=smoke", "fresh=true", "hydra.sweep.dir=elsewhere", "hydra.mode=RUN",
+    ],
+)  # fmt: skip
+def test_resume_refuses_what_may_change_a_result(beside, tmp_path):
+    overview(tmp_path, "tau=2,3", "trainer.threads=1,2")
+    with pytest.raises(ValueError, match=f"^{re.escape(beside)} is not allowed beside resume=.* new sweep with -m"):
         resume.resumed([f"resume={tmp_path}", beside])
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "logger=csv", "logger.entity=me", "trainer.devices=2",
+        "trainer.threads=1", "trainer.enable_progress_bar=false",
+    ],
+)  # fmt: skip
+def test_resume_takes_what_changes_no_result(beside, tmp_path):
+    overview(tmp_path, "tau=2,3")
+    assert resume.resumed([f"resume={tmp_path}", beside])[-1] == beside
 
 
 def test_a_folder_with_the_result_of_another_command_is_refused(tmp_path, monkeypatch, capsys):
@@ -280,11 +323,11 @@ def test_results_are_read_back_as_they_were(tmp_path):
 
 
 def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path):
-    (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {hydra: [], task: ['seed=0,1']}}")
+    (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {hydra: [], task: ['seed=0,1,0,2']}}")
     cell = replace(make_grid()[0], own=True)
     for job, model in enumerate(("first", "second", "first")):
         (tmp_path / str(job)).mkdir()
-        archive.save([cell], model, "python train.py", tmp_path / str(job))
+        archive.save([cell], model, f"python train.py seed={job % 2}", tmp_path / str(job))
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "results.safetensors").write_bytes(b"cut off")
     page = sweep.report(tmp_path).read_text()
@@ -295,6 +338,29 @@ def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path)
     assert "results.safetensors is damaged" in page
 
 
+def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
+    overview(tmp_path, "tau=20", "seed=31,32", "training.learning_rate=0.001,0.002")
+    cell = make_grid()[1]
+    jobs = [(seed, rate) for seed in ("31", "32") for rate in ("0.001", "0.002")]
+    for job, (seed, rate) in enumerate(jobs):
+        (tmp_path / str(job)).mkdir()
+        command = f"python train.py tau=20 seed={seed} training.learning_rate={rate}"
+        archive.save([cell], f"model{job}", command, tmp_path / str(job))
+    page = sweep.report(tmp_path).read_text()
+    rows = rows_of(tmp_path / "evaluation.csv")
+    assert [(row["seed"], row["training.learning_rate"]) for row in rows] == jobs
+    said = capsys.readouterr().out
+    assert "0.002" in said
+    assert "the same start noise" not in said
+    assert "seed=31, learning_rate=0.001" in page
+    assert "Every cell samples the same trained network" not in page
+
+
+def test_models_of_one_swept_seed_are_told_apart_by_their_keys():
+    rows = [{"seed": seed, "model": model, **make_grid()[1].row} for seed in "12" for model in (f"a{seed}", f"b{seed}")]
+    assert list(families(rows)) == [f"uniform, model={model}{seed}, seed={seed}" for seed in "12" for model in "ab"]
+
+
 @pytest.mark.parametrize("torn", ["- 'torn", "- tau=2\n-"])
 def test_cells_that_differ_in_what_no_name_tells_are_two_cells(torn, tmp_path):
     """solver.clip_x0=true,false: one name, two results."""
@@ -303,7 +369,10 @@ def test_cells_that_differ_in_what_no_name_tells_are_two_cells(torn, tmp_path):
     for job, clip in enumerate((True, False)):
         (tmp_path / str(job)).mkdir()
         archive.save(
-            [replace(cell, row={**cell.row, "clip_x0": clip})], "model", "python train.py", tmp_path / str(job)
+            [replace(cell, row={**cell.row, "clip_x0": clip})],
+            "model",
+            f"python train.py solver.clip_x0={clip}",
+            tmp_path / str(job),
         )
     (tmp_path / "1" / ".hydra").mkdir()
     (tmp_path / "1" / ".hydra" / "overrides.yaml").write_text(torn)  # takes no report along

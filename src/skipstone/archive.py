@@ -47,6 +47,13 @@ def command(folder: Path) -> str | None:
         return None
 
 
+def set_aside(folder: Path) -> Path:
+    """Keep the results in the folder under another name, for they are not this job's; that name."""
+    path = folder / _NAME
+    kept = path.with_name(f"foreign-{path.stat().st_mtime_ns}.safetensors")
+    return path.rename(kept)
+
+
 def load(folder: Path) -> list[Result]:
     """What `save` wrote into the folder; rows say which model. Raises OSError, and ValueError for a damaged file."""
     try:

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import archive, compiling, locks, multirun, runs
+from skipstone import archive, compiling, locks, multirun, resume, runs
 from skipstone.evaluation import evaluate
 from skipstone.metrics import MemoryCheck, Proxies
 from skipstone.plan import Plan, keep
@@ -47,7 +47,7 @@ def run(config: DictConfig, plan: Plan) -> None:
 def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep: Path | None) -> None:
     words = [word for word in hydra.overrides.task if not word.startswith("resume=")]
     command = shlex.join(["python", "train.py", *words])
-    if _has_result(folder, command, resumed=config.resume is not None):
+    if _has_result(folder, words, resumed=config.resume is not None):
         log.info("%s has its result already", folder)
         return
     trainer, images = plan.trainer, plan.images
@@ -74,11 +74,15 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     review(config, trained, plan.cells, proxies, folder, command, group, job_type="sample")
 
 
-def _has_result(folder: Path, command: str, resumed: bool) -> bool:
+def _has_result(folder: Path, words: list[str], resumed: bool) -> bool:
+    """Whether the result of these overrides is there. What a resumed job finds of another is set aside."""
     before = archive.command(folder)
-    if before is not None and before != command and not resumed:
+    if before is None or resume.same_job(before, words):
+        return before is not None
+    if not resumed:
         raise FileExistsError(f"{folder} holds the result of another command ({before}): name a new folder.")
-    return before is not None
+    log.warning("the results in %s are of another job (%s): now %s", folder, before, archive.set_aside(folder).name)
+    return False
 
 
 def _train(

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ _LAUNCHER_KEYS = (
     "n_jobs", "name", "partition", "account", "qos", "constraint", "array_parallelism", "nodes", "tasks_per_node",
     "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min", "signal_delay_s", "max_num_timeout",
 )  # fmt: skip
+# What may stand beside resume=: where the jobs are run, and what is told of them meanwhile. None of it is in a model's
+# key or in the evaluation. trainer.accelerator is missing, for precision=auto, which is in the key, follows it.
+_BESIDE = re.compile(r"hydra/launcher|hydra\.launcher\..+|logger(\..+)?|trainer\.(devices|threads|enable_progress_bar)")
 _TABLE = "evaluation.schedules"  # the one setting whose value has names of its own
 
 
@@ -74,15 +78,31 @@ def command(folder: Path) -> Command:
     return Command(hydra, began, cwd if isinstance(cwd, str) else None)
 
 
-def job_overrides(folder: Path) -> list[str]:
-    """The overrides of each of its jobs, in order: what Hydra's own sweeper makes of the command line."""
+def job_overrides(folder: Path) -> list[list[str]]:
+    """The overrides of each of its jobs, in order: what Hydra's own sweeper makes of the command line.
+
+    Empty where another sweeper made the jobs, or one that was told more than the command line says.
+    """
+    past = command(folder)
+    if any(word.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for word in past.hydra):
+        return []
     values: dict[str, list[str]] = {}
-    for override in parsed(command(folder).task):
+    for override in parsed(past.task):
         key = override.get_key_element()
         swept = override.is_sweep_override()
         said = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
         values[key] = [f"{key}={value}" for value in said]
-    return [" ".join(job) for job in itertools.product(*values.values())]
+    return [list(job) for job in itertools.product(*values.values())]
+
+
+def same_job(command: str, overrides: Sequence[str]) -> bool:
+    """Whether a job's command, as its result has it, is that of these overrides, but for what changes no result."""
+    return _settling(shlex.split(command)[2:]) == _settling(overrides)
+
+
+def _settling(overrides: Sequence[str]) -> list[str]:
+    keys = {word: word.lstrip("+").partition("=")[0] for word in overrides}
+    return [word for word, key in keys.items() if f"{key}=" != _WORD and not _BESIDE.fullmatch(key)]
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
@@ -96,9 +116,10 @@ def parsed(words: Sequence[str]) -> list[Override]:
 def resumed(words: Sequence[str]) -> list[str]:
     """A command line with resume=<folder> as that sweep's own command, for the jobs that have no result.
 
-    What stands beside it is added, for this time. The process goes to where the sweep was begun, for paths, that of
+    What stands beside it is added, for this time: nothing that changes a result, which would be mixed with those that
+    are there. The process goes to where the sweep was begun, for paths, that of
     the models among them, may be relative to there. Raises FileNotFoundError for a folder that is no sweep's,
-    ValueError for a setting that would make other jobs of it, and where the folder asks for what is not followed.
+    ValueError for another setting beside it, and where the folder asks for what is not followed.
     """
     told = [word for word in words if word.startswith(_WORD) and word != f"{_WORD}null"]
     more = [word for word in words if not word.startswith(_WORD)]
@@ -110,9 +131,13 @@ def resumed(words: Sequence[str]) -> list[str]:
     swept = {override.key_or_group for override in parsed(past.task) if override.is_sweep_override()}
     more = [word for word in more if word not in MULTIRUN]
     for override in parsed([word for word in more if not word.startswith("-")]):
-        other = override.is_sweep_override() or override.key_or_group in swept
-        if other or override.input_line.startswith((_FOLDER, _MODE)):
-            raise ValueError(f"{override.input_line} is not allowed beside resume=: it would make other jobs of it.")
+        same = override.package is None and _BESIDE.fullmatch(override.key_or_group)
+        if not same or override.is_sweep_override() or override.key_or_group in swept:
+            raise ValueError(
+                f"{override.input_line} is not allowed beside resume=, which runs the same jobs: only the launcher, "
+                "the logger and trainer.devices, threads and enable_progress_bar may be set there, where they are not "
+                "swept over; for other settings begin a new sweep with -m, which uses the trained models again."
+            )
     _go_to(past.cwd)
     hydra = [word for word in past.hydra if not word.startswith((_MODE, _FOLDER))]
     place = _quoted(str(folder))

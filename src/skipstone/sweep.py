@@ -38,6 +38,11 @@ def report(folder: Path) -> Path | None:
         print(note)
     if notes:
         print(f"To run what has no result: {shlex.join(['python', 'train.py', f'resume={folder}'])}")
+    if any((folder / str(failure.job) / multirun.FAILURE).is_file() for failure in failures):  # it ended by itself
+        print(
+            "That runs them with the same settings: where one was refused, give a new command with the right value "
+            "instead; finished models are used again."
+        )
     if not results:
         return None
     table.write_csv(results, folder / "evaluation.csv")
@@ -59,30 +64,50 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
     """The cells of all jobs, each once, and the jobs that have none."""
     found: dict[str, tuple[int, Result]] = {}
     failures = []
-    for number, overrides in _jobs(folder).items():
-        job = folder / str(number)
+    jobs = _jobs(folder)
+    varied = _varied([overrides for overrides in jobs.values() if overrides is not None])
+    for number, overrides in jobs.items():
+        job, said = folder / str(number), "?" if overrides is None else " ".join(overrides)
         try:
             results = archive.load(job)
         except (OSError, ValueError) as error:
-            failures.append(Failure(number, overrides, _why(job, error)))
+            failures.append(Failure(number, said, _why(job, error)))
             continue
+        of = archive.command(job)
+        if overrides is not None and of is not None and not resume.same_job(of, overrides):
+            failures.append(Failure(number, said, f"its results are of another job ({of})."))
+            continue
+        settings = _settings(overrides or [])
         for result in results:
+            told = {key: settings.get(key) for key in varied if key.rpartition(".")[2] not in result.row}
+            result = replace(result, row={**told, **result.row})
             same = repr({name: value for name, value in result.row.items() if name not in _CLOCK})
             found.setdefault(same, (number, replace(result, own=False)))
     return _distinct(list(found.values())), failures
 
 
-def _jobs(folder: Path) -> dict[int, str]:
-    """The overrides of every job by its number: those of the command line, and what further folders say."""
+def _settings(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in overrides)}
+
+
+def _varied(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The keys whose values differ among the jobs."""
+    settings = [_settings(job) for job in jobs]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
+
+
+def _jobs(folder: Path) -> dict[int, list[str] | None]:
+    """The overrides of every job by its number: those of the command line, and what further folders say, if they do."""
     there = {int(path.name): path / ".hydra" / "overrides.yaml" for path in folder.iterdir() if path.name.isdigit()}
-    jobs = {}
+    jobs: dict[int, list[str] | None] = dict.fromkeys(there)
     for number, path in there.items():
         # absent as yet, or torn
         with suppress(OSError, ValueError, TypeError, AttributeError):
-            jobs[number] = " ".join(word for word in plain.read(path) if not word.startswith("resume="))
+            jobs[number] = [word for word in plain.read(path) if not word.startswith("resume=")]
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
-        jobs = dict(enumerate(resume.job_overrides(folder))) | jobs
-    return dict(sorted((dict.fromkeys(there, "?") | jobs).items()))
+        jobs |= enumerate(resume.job_overrides(folder))
+    return dict(sorted(jobs.items()))
 
 
 def _distinct(found: Sequence[tuple[int, Result]]) -> list[Result]:

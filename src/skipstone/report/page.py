@@ -63,6 +63,7 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
         results=results,
         own=own,
         columns=_columns(rows),
+        one_network=len({(row.get("model"), row.get("seed")) for row in rows}) == 1,
         best={metric: _best(rows, metric) for metric in metrics(rows)},
         measured=metrics(rows),
         floor=floor,

@@ -3,6 +3,7 @@
 A metric is `solver_rmse`, whose floor is 0, or whatever has a `<name>_floor` beside it. Lower is better in all.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -31,11 +32,21 @@ def floor(row: Row, metric: str) -> float | None:
 
 def families(rows: Sequence[Row]) -> dict[str, list[int]]:
     """Which rows differ in tau and eta alone: their indices, by the schedule and by what else tells families apart."""
-    told = [key for key in _KINDS if key == "schedule" or len({row.get(key, "") for row in rows}) > 1]
+    by_sweep = swept(rows)
+    models = {(*(row[key] for key in by_sweep), row.get("model")) for row in rows}
+    told_apart = len(models) == len({model[:-1] for model in models})  # then that says more than the model's key
+    kinds = [key for key in _KINDS if key != "model" or not told_apart] + by_sweep
+    told = [key for key in kinds if key == "schedule" or len({row.get(key, "") for row in rows}) > 1]
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         found.setdefault(", ".join(filter(None, (_told(key, row[key]) for key in told))), []).append(i)
     return found
+
+
+def swept(rows: Sequence[Row]) -> list[str]:
+    """The keys that a sweep varied and that are no columns of a cell: they stand before its model."""
+    first = rows[0]
+    return list(itertools.takewhile(lambda name: name != "model", first)) if "model" in first else []
 
 
 def stops(rows: Sequence[Row]) -> list[int]:
@@ -48,12 +59,13 @@ def stops(rows: Sequence[Row]) -> list[int]:
 def _told(key: str, value: Any) -> str:
     if key in ("schedule", "solver") or value == "":  # a solver without noise has no sigma
         return value
-    return f"{key}={str(value).lower()}"
+    return f"{key.rpartition('.')[2]}={str(value).lower()}"
 
 
 def caption(row: Row) -> str:
     """Schedule, tau, eta and NFE in one line."""
-    parts = [row["schedule"], *tau(row), f"η = {row['eta']:g}", f"NFE {row['nfe']}"]
+    told = (_told(key, row[key]) for key in swept([row]))
+    parts = [row["schedule"], *tau(row), f"η = {row['eta']:g}", f"NFE {row['nfe']}", *told]
     return ", ".join(parts)
 
 

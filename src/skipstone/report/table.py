@@ -12,7 +12,7 @@ from rich.table import Table
 
 from skipstone import durable
 from skipstone.evaluation import Result
-from skipstone.report.rows import floor, metrics, show
+from skipstone.report.rows import floor, metrics, show, swept
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
@@ -58,9 +58,11 @@ def print_table(results: Sequence[Result]) -> None:
 def _table(results: Sequence[Result], columns: Sequence[str]) -> Table:
     """The settings of each cell that commonly differ, and these columns."""
     first = results[0].row
-    title = f"{first['images']} images a cell, the same start noise in each"
+    noise = "" if "seed" in swept([first]) else ", the same start noise in each"
+    title = f"{first['images']} images a cell{noise}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    shown = ["schedule", "tau", "eta", "nfe", *columns]
+    settings = [*swept([first]), "schedule", "tau", "eta", "nfe"]
+    shown = [*settings, *columns]
     for name in shown:
         table.add_column(name.replace("_", "\n", 1), justify="right", no_wrap=True)
     for result in results:
@@ -68,5 +70,5 @@ def _table(results: Sequence[Result], columns: Sequence[str]) -> Table:
         table.add_row(*values, style="bold" if result.own else None)
     table.add_section()
     floors = {name: show(floor(first, name)) for name in [*metrics([first]), *columns] if name != "seconds"}
-    table.add_row("floor", "", "", "", *(floors.get(name, "") for name in columns), style="dim")
+    table.add_row("floor", *[""] * (len(settings) - 1), *(floors.get(name, "") for name in columns), style="dim")
     return table
