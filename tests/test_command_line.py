@@ -177,3 +177,18 @@ def test_a_training_that_is_told_to_stop_says_so_and_goes_on_later(tmp_path):
     assert process.returncode == 130, said
     assert "the same command continues from the last checkpoint" in said
     assert not list(tmp_path.glob("models/*/DONE"))
+
+
+def test_a_training_that_is_told_to_stop_before_it_has_begun_says_so(tmp_path):
+    """Between the word that it begins and Lightning's first hook."""
+    arguments = ["experiment=smoke", "logger=none", f"paths.outputs={tmp_path}", "trainer.max_steps=2000"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", *arguments], cwd=ROOT, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not re.search("training .* for 2000 steps", line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.endswith("in a sweep resume=<its folder>\n")
