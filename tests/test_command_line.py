@@ -192,3 +192,12 @@ def test_a_training_that_is_told_to_stop_before_it_has_begun_says_so(tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert said.endswith("in a sweep resume=<its folder>\n")
+
+
+@pytest.mark.parametrize("outputs", ["5", "true", "''", "[a]"])
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+def test_what_is_no_folder_for_outputs_is_refused_before_a_folder_is_made(outputs, flags, tmp_path):
+    done = python(ROOT / "train.py", *flags, f"paths.outputs={outputs}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.match(r"error: paths\.outputs(=\S+ is not allowed: it is a path; | is empty: )", done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())

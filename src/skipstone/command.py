@@ -105,7 +105,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f" at {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: {_ADVICE[error.errno]}."
-    text = re.sub(r"\s+(full_key|object_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
+    text = re.sub(r"\s+(full_key|object_type|reference_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
     return " ".join(text.removeprefix("ValueError raised while resolving interpolation: ").split())
 
 

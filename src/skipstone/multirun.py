@@ -23,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError
 
 from skipstone import locks
 from skipstone.command import EXPECTED, sentence
@@ -45,9 +46,10 @@ class Sweep(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        Sweep.folder = Path(config.hydra.sweep.dir)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop)
+        with suppress(InterpolationResolutionError):  # Hydra, about to look it up, says why; from here it would warn
+            Sweep.folder = Path(config.hydra.sweep.dir)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
