@@ -209,3 +209,27 @@ def test_a_training_that_is_told_to_stop_says_so_and_goes_on_later(tmp_path):
     assert process.returncode == 130, said
     assert "the same command continues from the last checkpoint" in said
     assert not list(tmp_path.glob("models/*/DONE"))
+
+
+def test_a_training_that_is_told_to_stop_before_it_has_begun_says_so(tmp_path):
+    """Between the word that it begins and Lightning's first hook."""
+    arguments = ["experiment=smoke", "logger=none", f"paths.outputs={tmp_path}", "trainer.max_steps=2000"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", *arguments], cwd=ROOT, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not re.search("training .* for 2000 steps", line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.endswith("in a sweep resume=<its folder>\n")
+
+
+@pytest.mark.parametrize("outputs", ["5", "true", "''", "[a]"])
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+def test_what_is_no_folder_for_outputs_is_refused_before_a_folder_is_made(outputs, flags, tmp_path):
+    done = python(ROOT / "train.py", *flags, f"paths.outputs={outputs}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.match(r"error: paths\.outputs(=\S+ is not allowed: it is a path; | is empty: )", done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())

@@ -111,6 +111,75 @@ def test_who_stops_a_joblib_sweep_stops_all_of_it_once_the_training_is_saved(how
     wait_for(lambda: not group_lives(process.pid))
 
 
+def test_workers_of_a_joblib_sweep_that_was_killed_save_and_end(tmp_path):
+    """The one that trains and the one that waits; neither begins the third job."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    steps = ["trainer.max_steps=5000", "trainer.checkpoint_every_n_steps=5000", "trainer.val_check_interval=1.0"]
+    process = begin(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "logger=none", "tau=3,5,7", *steps)
+    (curve,) = wait_for(lambda: list(tmp_path.glob("models/*/metrics.csv")))
+    wait_for(lambda: "waiting for the training" in (tmp_path / "said").read_text() and curve.stat().st_size)
+    process.kill()
+    process.wait(PATIENCE)
+    wait_for(lambda: not group_lives(process.pid))
+    assert 0 < torch.load(curve.with_name("last.ckpt"), weights_only=True)["global_step"] < 5000
+    assert not list(tmp_path.glob("models/*.lock"))
+    assert not list(tmp_path.glob("sweeps/*/*/2"))
+
+
+# Two jobs for two workers, which then have nothing to do.
+IDLE = """
+import os
+import signal
+import time
+from joblib import Parallel, delayed
+
+def job(_):
+    from types import SimpleNamespace as Made
+    from hydra.types import RunMode
+    from skipstone import multirun
+    made = Made(mode=RunMode.MULTIRUN, runtime=Made(output_dir=os.getcwd()))
+    multirun.HydraConfig.get = lambda: made
+    with multirun.failure_noted():
+        during = signal.getsignal(signal.SIGTERM)
+    time.sleep(1)
+    return os.getpid(), during is signal.default_int_handler
+
+if __name__ == "__main__":
+    print(*Parallel(n_jobs=2)(delayed(job)(i) for i in range(2)), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGTERM to a worker", "SIGKILL to their parent"])
+def test_a_joblib_worker_without_a_job_ends_at_once(how, tmp_path):
+    pytest.importorskip("joblib")
+    (tmp_path / "idle.py").write_text(IDLE)
+    command = [sys.executable, "idle.py"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        workers = re.findall(r"\((\d+), True\)", process.stdout.readline())
+        assert len(set(workers)) == 2
+        if how.startswith("SIGTERM"):
+            os.kill(int(workers[0]), signal.SIGTERM)
+            wait_for(lambda: not lives(workers[0]))
+        else:
+            process.kill()
+            process.wait(PATIENCE)
+            wait_for(lambda: not any(lives(worker) for worker in workers))
+    finally:
+        if group_lives(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def lives(process):
+    """Whether the process is there and has not ended."""
+    said = subprocess.run(["ps", "-o", "stat=", "-p", process], capture_output=True, text=True).stdout
+    return said.strip() != "" and said[0] != "Z"
+
+
 def group_lives(group):
     """Whether a process of the group is there that has not ended: who inherits an orphan may leave it as a zombie."""
     said = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True).stdout

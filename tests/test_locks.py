@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from filelock import SoftFileLease
 from shell import ENVIRONMENT, ROOT
 from test_survival import PATIENCE, wait_for
 
@@ -64,6 +65,16 @@ def test_two_commands_started_together_train_once_and_leave_two_reports(tmp_path
     assert len(list(tmp_path.glob("runs/*/*/report.html"))) == 2
     (model,) = (tmp_path / "models").iterdir()
     assert (model / "DONE").is_file()
+
+
+def test_the_time_is_the_present_holders_not_that_of_one_before(tmp_path):
+    """Also where it has written nothing yet."""
+    lock, began = tmp_path / "lock", tmp_path / "config.yaml"
+    began.touch()
+    os.utime(began, (0, 0))
+    with locks.held(lock, "the work", began):
+        said = locks._holder(SoftFileLease(lock, lease_duration=locks.LEASE), began)
+    assert f"process {os.getpid()}, since {time.strftime('%Y-%m-%d')}" in said
 
 
 def processor_seconds(process):

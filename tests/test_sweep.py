@@ -162,6 +162,7 @@ def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path):
     folder = tmp_path / "it's, so = $to {say} [a] sweep"
     task = ["schedule.timesteps=[0,5],[0,9]", "dataset.root='a,b \\'c'", "eta=0.0,1.0"]
     overview(folder, *task, "resume=elsewhere")
+    assert resume.resumed([f"resume={resume._quoted(str(folder))}"]) == resume.resumed([f"resume={folder}"])
     words = resume.resumed(["-m", "logger=none", f"resume={folder}/"])
     assert words[:5] == ["-m", "hydra/launcher=basic", *task]
     more = OverridesParser.create().parse_overrides(words[5:])

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,11 @@ _LAUNCHERS = {
 
 
 def main(job: Callable[[], None]) -> None:
-    """Run a Hydra job; on an expected failure print one sentence to stderr and exit with 1."""
+    """Run a Hydra job; on an expected failure print one sentence to stderr and exit with 1.
+
+    SIGTERM is an interrupt like Ctrl-C, at whatever moment; a training and a multirun have their own answer to both.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that this layer can speak
     os.environ.pop("MPLBACKEND", None)  # figures go to files; matplotlib refuses to be imported with an unknown one
@@ -116,7 +121,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f" at {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: {_ADVICE[error.errno]}."
-    text = re.sub(r"\s+(full_key|object_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
+    text = re.sub(r"\s+(full_key|object_type|reference_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
     return " ".join(text.removeprefix("ValueError raised while resolving interpolation: ").split())
 
 

@@ -22,7 +22,8 @@ _REMIND = 600.0  # seconds between its words
 def held(path: Path, work: str, began: Path | None = None) -> Iterator[None]:
     """Hold the lock file `path`; wait while another process holds it, and say which.
 
-    work: what the holder does, for people.  began: a file that the holder writes when it begins, if any.
+    work: what the holder does, for people.  began: a file that tells by its time since when, where it is there: what
+    the holder before left of it is touched, and the holder may write it.
 
     The lock is a file that the holder touches every third of LEASE and removes at the end. A holder that died on this
     host is noticed at once, by its process id; one on another host once it has not touched the file for LEASE
@@ -37,6 +38,8 @@ def held(path: Path, work: str, began: Path | None = None) -> Iterator[None]:
     lock = SoftFileLease(path, lease_duration=LEASE, on_compromise=lose, poll_interval=_LOOK, thread_local=False)
     _acquire(lock, work, began)
     try:
+        if began is not None and began.exists():
+            began.touch()
         yield
     except KeyboardInterrupt:
         if not lost.is_set():

@@ -8,11 +8,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError
 
 from skipstone import locks
 from skipstone.command import EXPECTED, sentence
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 FAILURE = "error.txt"  # in the folder of a job that failed, why
 JOB_LOCK = "lock"  # in the folder of a job, while it is run
 _GRACE = 20.0  # seconds that worker processes have to save what they train
+_LOOK = 1.0  # seconds between a worker's looks for its parent
 
 
 class Sweep(Callback):
@@ -42,9 +46,10 @@ class Sweep(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        Sweep.folder = Path(config.hydra.sweep.dir)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop)
+        with suppress(InterpolationResolutionError):  # Hydra, about to look it up, says why; from here it would warn
+            Sweep.folder = Path(config.hydra.sweep.dir)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -123,12 +128,10 @@ def failure_noted() -> Iterator[None]:
     """
     hydra = HydraConfig.get()
     elsewhere = hydra.mode == RunMode.MULTIRUN and Sweep.folder is None
-    worker = elsewhere and signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
-    if worker:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     note = Path(hydra.runtime.output_dir) / FAILURE
     try:
-        yield
+        with _told_by_sigterm() if elsewhere and _parent() else nullcontext():
+            yield
     except Exception as error:
         with suppress(OSError):  # a full disk has failed the job already
             note.write_text(f"{sentence(error)}\n")
@@ -141,7 +144,43 @@ def failure_noted() -> Iterator[None]:
         if not elsewhere:
             raise
         sys.stdout.flush()
-        if worker:
+        if _parent() == os.getppid():
             time.sleep(_GRACE)
         os._exit(128 + signal.SIGINT)
     note.unlink(missing_ok=True)
+
+
+def _parent() -> int | None:
+    """The process that made this one its worker, be it there or not; None if this is no worker of joblib."""
+    parent = multiprocessing.parent_process()
+    return None if parent is None else parent.pid
+
+
+@contextmanager
+def _told_by_sigterm() -> Iterator[None]:
+    """SIGTERM interrupts a worker's job, and ends a worker without one, as does the end of its parent.
+
+    Between jobs an interrupt would not do: joblib's loop takes it for a result, and goes on.
+    """
+    _watch_parent()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    after = signal.SIG_DFL
+    try:
+        yield
+    except KeyboardInterrupt:
+        after = signal.SIG_IGN  # of a terminal's Ctrl-C it hears by SIGTERM, too, and is to stay while others save
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, after)
+
+
+@cache
+def _watch_parent() -> None:
+    """Have SIGTERM sent to this process once its parent is gone, for one that was killed tells its workers nothing."""
+
+    def watch() -> None:
+        while _parent() == os.getppid():
+            time.sleep(_LOOK)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -125,7 +125,7 @@ def resumed(words: Sequence[str]) -> list[str]:
     more = [word for word in words if not word.startswith(_WORD)]
     if not told:
         return more
-    folder = Path(told[-1].removeprefix(_WORD)).absolute()
+    folder = Path(_unquoted(told[-1].removeprefix(_WORD))).absolute()
     past = command(folder)
     _require_ours(past, folder)
     swept = {override.key_or_group for override in parsed(past.task) if override.is_sweep_override()}
@@ -151,6 +151,12 @@ def _go_to(cwd: str | None) -> None:
         os.chdir(cwd or ".")
     except OSError:
         log.warning("the sweep was begun in %s, which is gone: its relative paths are taken from here", cwd)
+
+
+def _unquoted(text: str) -> str:
+    """The other way; what has no quotes stays as it is."""
+    bare = len(text) < 2 or text[0] != text[-1] or text[0] not in "'\""
+    return text if bare else text[1:-1].replace(f"\\{text[0]}", text[0])
 
 
 def _quoted(text: str) -> str:

@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def _outputs(folder: str | None) -> str:
-    if not folder:
+def _outputs(folder: Any) -> str:
+    """The folder, refused here if it is none, for Hydra makes a run's folder before settings are checked."""
+    if folder is None or folder == "":
         raise ValueError("paths.outputs is empty: name the folder for everything that runs write.")
+    _require_path("paths.outputs", folder)
     return folder
 
 
@@ -139,11 +141,16 @@ def _check_kinds(config: DictConfig) -> None:
             raise _refusal(key, value, "a group of settings")
     for key in PATHS:
         value = OmegaConf.select(config, key, default=_ABSENT)
-        if value is not _ABSENT and value is not None and not isinstance(value, str):
-            what = "a model's key, or its folder" if key == "run" else "a path"
-            raise _refusal(key, value, f"{what}; a folder whose name reads as a number is ./{value}")
-        if value == "":
-            raise ValueError(f"{key} is empty: name a folder, or leave {key}= out.")
+        if value is not _ABSENT and value is not None:
+            _require_path(key, value)
+
+
+def _require_path(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        what = "a model's key, or its folder" if key == "run" else "a path"
+        raise _refusal(key, value, f"{what}; a folder whose name reads as a number is ./{value}")
+    if not value:
+        raise ValueError(f"{key} is empty: name a folder, or leave {key}= out.")
 
 
 def _check_numbers(config: DictConfig) -> None:
