@@ -211,19 +211,11 @@ def test_a_training_that_is_told_to_stop_says_so_and_goes_on_later(tmp_path):
     assert not list(tmp_path.glob("models/*/DONE"))
 
 
-def test_a_training_that_is_told_to_stop_before_it_has_begun_says_so(tmp_path):
-    """Between the word that it begins and Lightning's first hook."""
-    arguments = ["experiment=smoke", "logger=none", f"paths.outputs={tmp_path}", "trainer.max_steps=2000"]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "train.py", *arguments], cwd=ROOT, env=ENVIRONMENT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not re.search("training .* for 2000 steps", line := process.stdout.readline()):
-        assert line, process.stderr.read()
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert said.endswith("in a sweep resume=<its folder>\n")
+def test_a_command_that_is_told_to_stop_before_its_training_has_begun_says_so():
+    tell = "import signal; from skipstone.command import main; main(lambda: signal.raise_signal(signal.SIGTERM))"
+    done = python("-c", tell)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted; the same command continues")
 
 
 @pytest.mark.parametrize("outputs", ["5", "true", "''", "[a]"])
