@@ -117,9 +117,9 @@ def resumed(words: Sequence[str]) -> list[str]:
     """A command line with resume=<folder> as that sweep's own command, for the jobs that have no result.
 
     What stands beside it is added, for this time: nothing that changes a result, which would be mixed with those that
-    are there. The process goes to where the sweep was begun, for paths, that of
-    the models among them, may be relative to there. Raises FileNotFoundError for a folder that is no sweep's,
-    ValueError for another setting beside it, and where the folder asks for what is not followed.
+    are there. The process goes to where the sweep was begun, for paths, that of the models among them, may be relative
+    to there. Raises FileNotFoundError for a folder that is no sweep's, ValueError for another setting beside it, and
+    where the folder asks for what is not followed.
     """
     told = [word for word in words if word.startswith(_WORD) and word != f"{_WORD}null"]
     more = [word for word in words if not word.startswith(_WORD)]
@@ -153,15 +153,15 @@ def _go_to(cwd: str | None) -> None:
         log.warning("the sweep was begun in %s, which is gone: its relative paths are taken from here", cwd)
 
 
-def _unquoted(text: str) -> str:
-    """The other way; what has no quotes stays as it is."""
-    bare = len(text) < 2 or text[0] != text[-1] or text[0] not in "'\""
-    return text if bare else text[1:-1].replace(f"\\{text[0]}", text[0])
-
-
 def _quoted(text: str) -> str:
     """As a value in Hydra's grammar, whatever is in it."""
     return "'" + text.replace("'", r"\'") + "'"
+
+
+def _unquoted(text: str) -> str:
+    """The text of such a value; what has no quotes stays as it is."""
+    bare = len(text) < 2 or text[0] != text[-1] or text[0] not in "'\""
+    return text if bare else text[1:-1].replace(f"\\{text[0]}", text[0])
 
 
 def _require_ours(past: Command, folder: Path) -> None:

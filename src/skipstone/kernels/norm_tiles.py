@@ -9,11 +9,17 @@ import triton.language as tl
 
 
 @triton.jit
+def _spread(by_group, LANES: tl.constexpr, GROUP: tl.constexpr):
+    """[groups] as [lanes]."""
+    return tl.reshape(tl.broadcast_to(by_group[:, None], (LANES // GROUP, GROUP)), (LANES,))
+
+
+@triton.jit
 def _over_lanes(by_lane, LANES: tl.constexpr, GROUP: tl.constexpr):
     """Of [lanes], each lane's sum over its group: [lanes]."""
     if LANES % GROUP == 0:
         by_group = tl.sum(tl.reshape(by_lane, (LANES // GROUP, GROUP)), axis=1)
-        sums = tl.reshape(tl.broadcast_to(by_group[:, None], (LANES // GROUP, GROUP)), (LANES,))
+        sums = _spread(by_group, LANES, GROUP)
     else:  # a group that is no power of two
         group = tl.arange(0, LANES) // GROUP
         sums = tl.sum(tl.where(group[:, None] == group[None, :], by_lane[None, :], 0.0), axis=1)
@@ -25,7 +31,7 @@ def _over_tile(tile, PADDED: tl.constexpr, LANES: tl.constexpr, GROUP: tl.conste
     """Of [pixels, lanes], each lane's sum over its group and all pixels: [lanes]."""
     if LANES % GROUP == 0:  # lanes first, for a thread holds those of a group itself
         by_group = tl.sum(tl.sum(tl.reshape(tile, (PADDED, LANES // GROUP, GROUP)), axis=2), axis=0)
-        sums = tl.reshape(tl.broadcast_to(by_group[:, None], (LANES // GROUP, GROUP)), (LANES,))
+        sums = _spread(by_group, LANES, GROUP)
     else:
         sums = _over_lanes(tl.sum(tile, axis=0), LANES, GROUP)
     return sums
@@ -74,6 +80,18 @@ def _write(x, skip, tile, n, pixel, channel, there, PIXELS, C1: tl.constexpr, C2
 
 
 @triton.jit
+def _place(PIXELS, C: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr, REAL: tl.constexpr, FULL: tl.constexpr):
+    """Which tile a program has: its sample, its first channel, each row's pixel, each lane's channel and whether it is
+    one of a group, and of each number whether it is there and where."""
+    n, first = tl.program_id(1).to(tl.int64), tl.program_id(0) * REAL
+    lane, pixel = tl.arange(0, LANES), tl.arange(0, PADDED)[:, None]
+    channel, real = first + lane, lane < REAL
+    # a mask of ones costs nothing
+    there = tl.full((PADDED, LANES), 1, tl.int1) if FULL else (pixel < PIXELS) & real[None, :]
+    return n, first, pixel, channel, real, there, (n * PIXELS + pixel) * C + channel[None, :]
+
+
+@triton.jit
 def norm_forward(
     x, skip, add, shift, rows, weight, bias, y, r, mean_out, rstd_out, seed,
     PIXELS, shift_stride,
@@ -82,13 +100,7 @@ def norm_forward(
     PADDED: tl.constexpr, LANES: tl.constexpr, REAL: tl.constexpr, FULL: tl.constexpr,
 ) -> None:  # fmt: skip
     C: tl.constexpr = C1 + C2
-    n = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * REAL
-    lane, pixel = tl.arange(0, LANES), tl.arange(0, PADDED)[:, None]
-    channel, real = first + lane, lane < REAL
-    # a mask of ones costs nothing
-    there = tl.full((PADDED, LANES), 1, tl.int1) if FULL else (pixel < PIXELS) & real[None, :]
-    at = (n * PIXELS + pixel) * C + channel[None, :]
+    n, first, pixel, channel, real, there, at = _place(PIXELS, C, PADDED, LANES, REAL, FULL)
 
     v = _read(x, skip, n, pixel, channel[None, :], there, PIXELS, C1, C2, first, first + REAL).to(tl.float32)
     if ADD:
@@ -107,8 +119,8 @@ def norm_forward(
     rstd = tl.rsqrt(_over_tile(centred * centred, PADDED, LANES, GROUP) / count + EPS)
     if STATS:
         group = n * (C // GROUP) + channel // GROUP
-        tl.store(mean_out + group, mean, mask=real & (lane % GROUP == 0))
-        tl.store(rstd_out + group, rstd, mask=real & (lane % GROUP == 0))
+        tl.store(mean_out + group, mean, mask=real & (channel % GROUP == 0))
+        tl.store(rstd_out + group, rstd, mask=real & (channel % GROUP == 0))
 
     scale = rstd * tl.load(weight + channel, mask=real, other=0.0)
     base = tl.load(bias + channel, mask=real, other=0.0)
@@ -131,12 +143,7 @@ def norm_backward(
     PADDED: tl.constexpr, LANES: tl.constexpr, REAL: tl.constexpr, FULL: tl.constexpr,
 ) -> None:  # fmt: skip
     C: tl.constexpr = C1 + C2
-    n = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * REAL
-    lane, pixel = tl.arange(0, LANES), tl.arange(0, PADDED)[:, None]
-    channel, real = first + lane, lane < REAL
-    there = tl.full((PADDED, LANES), 1, tl.int1) if FULL else (pixel < PIXELS) & real[None, :]
-    at = (n * PIXELS + pixel) * C + channel[None, :]
+    n, first, pixel, channel, real, there, at = _place(PIXELS, C, PADDED, LANES, REAL, FULL)
 
     group = n * (C // GROUP) + channel // GROUP
     rstd = tl.load(rstd_in + group, mask=real, other=0.0)

@@ -103,8 +103,13 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
             axes.tick_params(axis="y", which="minor", labelsize="small")
         axes.margins(y=0.1)
     else:
-        positive = [value for value in values if value > 0]
-        plain_log(axes, span=max(positive, default=1) / min(positive, default=1))
+        plain_log(axes, _span(values))
+
+
+def _span(values: Sequence[float]) -> float:
+    """The largest over the smallest of those that a logarithmic axis shows."""
+    positive = [value for value in values if value > 0]
+    return max(positive, default=1) / min(positive, default=1)
 
 
 def plain_log(axes: Axes, span: float) -> None:
@@ -152,8 +157,7 @@ def training_curve(metrics_csv: Path) -> Drawing | None:
         if points:
             axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
     axes.set(xlabel="step", ylabel="loss: mean squared error of eps")
-    values = [value for points in losses.values() for _, value in points if value > 0]
-    plain_log(axes, span=max(values, default=1) / min(values, default=1))
+    plain_log(axes, _span([value for points in losses.values() for _, value in points]))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
