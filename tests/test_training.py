@@ -284,6 +284,7 @@ def test_auto_is_decided_by_what_is_here(monkeypatch, there):
         (dict(learning_rate=0.0), "training.learning_rate"),
         (dict(ema_decay=1.0), "training.ema_decay"),
         (dict(weighting="snr"), "training.weighting='snr' is unknown: choose none, min_snr or p2"),
+        (dict(optimizer="sgd"), "training.optimizer='sgd' is unknown: choose adamw or muon"),
     ],
 )
 def test_impossible_recipes_are_refused(settings, said):

@@ -43,7 +43,7 @@ _WEIGHTLESS = (
 
 # Recipe settings that came later, at the value that leaves training as it was: they are not hashed there, so that a
 # model that was trained before has the key that it had.
-_NEUTRAL = {"weighting": "none"}
+_NEUTRAL = {"weighting": "none", "optimizer": "adamw"}
 
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (

@@ -17,6 +17,7 @@ from skipstone.training import hardware, tracking
 from skipstone.training.data import StepSampler, place
 from skipstone.training.fit import fit
 from skipstone.training.module import DiffusionModule
+from skipstone.training.optimizer import build
 from skipstone.training.recording import Recording
 
 WARM_UP = 10  # steps that are not counted
@@ -118,7 +119,7 @@ def bare_times(subject: Subject, net: nn.Module, steps: int, block: int) -> list
         module.prepare()
     parameters = list(net.parameters())
     averaged = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = build(net, recipe, fused=True)
     watch = Clock(block, device)
     pixels = place(images.train, device)
     sampler = StepSampler(len(pixels), recipe.batch_size, WARM_UP + steps + 1, 0, device=pixels.device)

@@ -96,15 +96,17 @@ def _fits(past: dict[str, Any], net: nn.Module) -> bool:
     What else there is belongs to Lightning, which restores it or says why it does not.
     """
     weights = {f"net.{name}": _form(tensor) for name, tensor in net.state_dict().items()}
+    step = _form(torch.tensor(0.0))
     moments = [
-        {"step": _form(torch.tensor(0.0)), "exp_avg": _form(p), "exp_avg_sq": _form(p)} for p in net.parameters()
-    ]
+        ({"step": step, "exp_avg": _form(p), "exp_avg_sq": _form(p)}, {"step": step, "momentum": _form(p)})
+        for p in net.parameters()
+    ]  # AdamW's and Muon's
     try:
         ours = type(past["global_step"]) is int and past["global_step"] >= 0
         ours &= all(isinstance(number, (int, float, type(None))) for row in past[CURVE] for number in row.values())
         past["loops"]["fit_loop"], past["optimizer_states"][0]
         states = [state for optimizer in past["optimizer_states"] for state in optimizer["state"].items()]
-        optimizers = all(_form(state) == moments[i] for i, state in states)
+        optimizers = all(_form(state) in moments[i] for i, state in states)
         return (
             ours and optimizers and all(_form(past[name]) == weights for name in ("state_dict", _RAW) if name in past)
         )

@@ -19,6 +19,7 @@ from skipstone import philox
 from skipstone.data import to_unit
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
+from skipstone.training import optimizer as optimizers
 from skipstone.training.data import VALIDATION_BATCH
 from skipstone.training.recipe import Recipe
 from skipstone.training.recording import Recording
@@ -170,11 +171,8 @@ class DiffusionModule(lightning.LightningModule):
             nn.utils.clip_grad_norm_(self._weights, gradient_clip_val)
 
     def configure_optimizers(self) -> dict:
-        recipe = self.recipe
         fused = self.trainer.precision != "16-mixed"  # a fused step would unscale float16 gradients after the clip
-        optimizer = torch.optim.AdamW(
-            self.net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
-        )
+        optimizer = optimizers.build(self.net, self.recipe, fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

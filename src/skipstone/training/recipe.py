@@ -19,6 +19,7 @@ class Recipe:
     which are the ones that are stored.  weighting: of the squared error in ε by the signal-to-noise ratio of its t,
     SNR = ᾱ/(1−ᾱ): "none" is L_simple; "min_snr" min(SNR, 5)/SNR (Hang et al. 2023, for ε); "p2" 1/(1 + SNR)
     (Choi et al. 2022, with γ = k = 1). Both take weight from the smallest noise, where little of an image is decided.
+    optimizer: "adamw", or "muon", which orthogonalises the updates of matrices and leaves AdamW the rest.
     """
 
     batch_size: int
@@ -28,10 +29,13 @@ class Recipe:
     weight_decay: float
     ema_decay: float
     weighting: str = "none"
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         if self.weighting not in ("none", "min_snr", "p2"):
             raise ValueError(f"training.weighting={self.weighting!r} is unknown: choose none, min_snr or p2.")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"training.optimizer={self.optimizer!r} is unknown: choose adamw or muon.")
         if self.decay not in ("cosine", "constant"):
             raise ValueError(f"training.decay={self.decay!r} is unknown: choose cosine or constant.")
         if self.batch_size < 1:
