@@ -13,6 +13,7 @@ from skipstone.training.recipe import Recipe
 _A, _B, _C, _STEPS = 3.4445, -4.7750, 2.0315, 5
 _MOMENTUM = 0.95
 _RMS = 0.2  # of an update over the learning rate: about AdamW's, so that rates carry over (Liu et al. 2025, Eq. 4)
+_EDGES = ("conv_in.", "conv_out.")  # first and last layer: a picture's channels are no hidden directions
 _BETAS = (0.9, 0.99)  # of what Muon leaves to AdamW: at high rates the second moment must not lag
 
 
@@ -21,8 +22,7 @@ def build(net: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
     settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": fused}
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(net.parameters(), **settings)
-    edges = {net.get_parameter(f"{name}.weight") for name in ("conv_in", "conv_out")}
-    matrices = [p for p in net.parameters() if p.ndim in (2, 4) and p not in edges]
+    matrices = [p for name, p in net.named_parameters() if p.ndim in (2, 4) and not name.startswith(_EDGES)]
     return Muon(net.parameters(), matrices, **settings)
 
 
@@ -82,7 +82,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = (x / x.flatten(1).norm(dim=1).clamp(min=1e-30)[:, None, None]).bfloat16()  # no singular value above 1
+    # no singular value above 1; squares of less than 1e-12 may underflow in the norm
+    x = (x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]).bfloat16()
     for _ in range(_STEPS):  # x ← a x + b (x xᵀ) x + c (x xᵀ)² x
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
