@@ -13,11 +13,10 @@ from skipstone.benchmarks import clock, peers, profiles
 from skipstone.benchmarks.clock import Budget, Contender, Measured
 from skipstone.benchmarks.report import Report
 from skipstone.benchmarks.subject import Subject
-from skipstone.training import hardware, tracking
+from skipstone.training import hardware, optimizers, tracking
 from skipstone.training.data import StepSampler, place
 from skipstone.training.fit import fit
 from skipstone.training.module import DiffusionModule
-from skipstone.training.optimizer import build
 from skipstone.training.recording import Recording
 
 WARM_UP = 10  # steps that are not counted
@@ -119,7 +118,7 @@ def bare_times(subject: Subject, net: nn.Module, steps: int, block: int) -> list
         module.prepare()
     parameters = list(net.parameters())
     averaged = [parameter.detach().clone() for parameter in parameters]
-    optimizer = build(net, recipe, fused=True)
+    optimizer = optimizers.build(net, recipe, fused=True)
     watch = Clock(block, device)
     pixels = place(images.train, device)
     sampler = StepSampler(len(pixels), recipe.batch_size, WARM_UP + steps + 1, 0, device=pixels.device)

@@ -19,7 +19,7 @@ from skipstone import philox
 from skipstone.data import to_unit
 from skipstone.philox import Stream
 from skipstone.process import ForwardProcess
-from skipstone.training import optimizer as optimizers
+from skipstone.training import optimizers
 from skipstone.training.data import VALIDATION_BATCH
 from skipstone.training.recipe import Recipe
 from skipstone.training.recording import Recording

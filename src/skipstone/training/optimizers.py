@@ -82,7 +82,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    # no singular value above 1; squares of less than 1e-12 may underflow in the norm
+    # no singular value above 1; what is so small that its squares underflow stays small
     x = (x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]).bfloat16()
     for _ in range(_STEPS):  # x ← a x + b (x xᵀ) x + c (x xᵀ)² x
         gram = x @ x.mT
