@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from skipstone import settings
-from skipstone.command import main
-from skipstone.multirun import failure_noted, reported
-from skipstone.settings import CONF
+from skipstone.commands import settings
+from skipstone.commands.cli import main
+from skipstone.commands.settings import CONF
+from skipstone.commands.sweeps.launch import failure_noted, reported
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -24,10 +24,10 @@ def job(config: DictConfig) -> None:
     with failure_noted():
         # What needs less is checked before more is imported; --help and --cfg need nothing.
         settings.check(config)
-        from skipstone import plan
+        from skipstone.commands import plan
 
         parts = plan.make(config, HydraConfig.get().mode == RunMode.MULTIRUN)
-        from skipstone.job import run
+        from skipstone.commands.train import run
 
         run(config, parts)
 

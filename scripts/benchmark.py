@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from skipstone.command import main
+from skipstone.commands.cli import main
 
 WHAT = ("training", "sampling", "grid", "startup", "checkpoint", "sweep", "table")
 
@@ -50,41 +50,41 @@ def run() -> None:
     """One benchmark, or the table of past ones."""
     a = arguments()
     if a.what == "table":
-        from skipstone.benchmarks.table import table
+        from skipstone.studies.speed.markdown import table
 
         print(table(a.overrides, a.into))
         return
     if a.what == "sweep":
-        from skipstone.benchmarks.sweep import sweep
+        from skipstone.studies.speed.sweep import sweep
 
         sweep(a.overrides)
         return
-    from skipstone.benchmarks import peers
-    from skipstone.benchmarks.clock import Budget
-    from skipstone.benchmarks.report import Report
-    from skipstone.benchmarks.subject import Subject
+    from skipstone.studies.speed import peers
+    from skipstone.studies.speed.clock import Budget
+    from skipstone.studies.speed.report import Report
+    from skipstone.studies.speed.subject import Subject
 
     budget, subject = Budget(a.budget), Subject.of(a.overrides)
     peer = peers.wanted(subject, a.peer)
     report = Report(a.what, subject, a.json)
     if a.what == "training":
-        from skipstone.benchmarks.training import training
+        from skipstone.studies.speed.training import training
 
         training(subject, report, a.rounds, a.steps, budget, peer, a.profile, a.minutes)
     elif a.what == "sampling":
-        from skipstone.benchmarks.sampling import sampling
+        from skipstone.studies.speed.sampling import sampling
 
         sampling(subject, report, a.rounds, a.steps, budget, peer, a.profile)
     elif a.what == "grid":
-        from skipstone.benchmarks.grid import grid
+        from skipstone.studies.speed.grid import grid
 
         grid(subject, report, a.rounds, a.steps, budget, peer)
     elif a.what == "startup":
-        from skipstone.benchmarks.startup import startup
+        from skipstone.studies.speed.startup import startup
 
         startup(subject, report, a.rounds, a.overrides, budget, peer)
     else:
-        from skipstone.benchmarks.checkpoint import checkpoint
+        from skipstone.studies.speed.checkpoint import checkpoint
 
         checkpoint(subject, report, a.rounds, a.steps)
 

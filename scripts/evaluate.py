@@ -6,8 +6,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from skipstone import settings
-from skipstone.command import CONF, main
+from skipstone.commands import settings
+from skipstone.commands.cli import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
@@ -19,8 +19,8 @@ def job(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
-    from skipstone.cells import build_cells
-    from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone.commands.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone.evaluation.cells import build_cells
 
     model = open_model(config)
     trainer = resolve_trainer(config)
@@ -29,15 +29,15 @@ def job(config: DictConfig) -> None:
     images = instantiate(config.dataset)
     require_training_data(model, images)
 
-    from skipstone.metrics import MemoryCheck
+    from skipstone.commands.evaluate import Trained, proxies_of, review
+    from skipstone.evaluation.metrics import MemoryCheck
+    from skipstone.network import placement
     from skipstone.report.curves import training_curve
-    from skipstone.review import Trained, proxies_of, review
-    from skipstone.training import hardware
 
     proxies = proxies_of(config, images, trainer)
     folder = new_folder(config.out)
-    net = hardware.place(model.net, trainer, model.process.num_steps)
-    memory = MemoryCheck(images, hardware.device(trainer))
+    net = placement.place(model.net, trainer, model.process.num_steps)
+    memory = MemoryCheck(images, placement.device(trainer))
     curve = training_curve(model.folder / "metrics.csv")
     trained = Trained(net, model.process, images, model.folder, trainer, memory, curve)
     command = shlex.join(["python", "scripts/evaluate.py", *HydraConfig.get().overrides.task])

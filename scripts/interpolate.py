@@ -6,15 +6,15 @@ Each row goes from one start noise to another on the sphere (Shoemake's slerp), 
 import hydra
 from omegaconf import DictConfig
 
-from skipstone import settings
-from skipstone.command import CONF, main
+from skipstone.commands import settings
+from skipstone.commands.cli import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="interpolate")
 def job(config: DictConfig) -> None:
     """Writes grid.png: `rows` pairs of start noises, `columns` images from one to the other."""
     settings.check(config)
-    from skipstone.finished import new_folder, open_model
+    from skipstone.commands.finished import new_folder, open_model
 
     model = open_model(config)
     cell = model.cell()
@@ -24,12 +24,12 @@ def job(config: DictConfig) -> None:
     import torch
     from rich.progress import Progress
 
-    from skipstone import engine, philox
+    from skipstone import engine, rng
     from skipstone.data import to_bytes
     from skipstone.report import pictures
 
     folder = new_folder(config.out)
-    ends = philox.normal(config.seed, philox.Stream.START, torch.arange(2 * config.rows), model.shape)
+    ends = rng.normal(config.seed, rng.Stream.START, torch.arange(2 * config.rows), model.shape)
     start = torch.cat([engine.slerp(a, b, config.columns) for a, b in zip(ends[::2], ends[1::2], strict=True)])
     with Progress(transient=True) as progress:
         task = progress.add_task(cell.name)

@@ -6,15 +6,15 @@ The error against the number of evaluations is the DDIM paper's table 2; exact i
 import hydra
 from omegaconf import DictConfig
 
-from skipstone import settings
-from skipstone.command import CONF, main
+from skipstone.commands import settings
+from skipstone.commands.cli import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="reconstruct")
 def job(config: DictConfig) -> None:
     """Writes reconstruction.csv (mse of images in [0, 1]), reconstruction.png (its curve) and rows.png (at `tau`)."""
     settings.check(config)
-    from skipstone.finished import new_folder, open_model, require_own_form
+    from skipstone.commands.finished import new_folder, open_model, require_own_form
 
     model = open_model(config)
     if "tau" not in config.schedule:
@@ -46,7 +46,7 @@ def job(config: DictConfig) -> None:
     from rich.progress import track
 
     from skipstone.data import pick, to_bytes, to_unit
-    from skipstone.report import curves, pictures, table
+    from skipstone.report import csv, curves, pictures
 
     x0 = to_unit(pick(images.held_out, config.n)).to(next(net.parameters()).device)
 
@@ -75,12 +75,12 @@ def job(config: DictConfig) -> None:
         rows.append({"method": "exact", "tau": tau, "nfe": steps.nfe, "evaluations": evaluations, "mse": error})
         if coarse:
             print(f"tau={tau}: too coarse to invert at the steps {' '.join(coarse)}")
-    table.write_rows(rows, folder / "reconstruction.csv")
+    csv.write_rows(rows, folder / "reconstruction.csv")
     curves.save_reconstruction(rows, folder / "reconstruction.png")
     z = encoded(config.tau)
     shown = torch.cat([x[:10] for x in (x0, z / 2, decoded(config.tau, z))])  # the latent at half its contrast
     pictures.save_grid(to_bytes(shown).cpu(), folder / "rows.png", columns=min(10, len(x0)))
-    table.print_rows(rows, f"{solver.name}, {len(x0)} held-out images, mse of pixels in [0, 1]")
+    csv.print_rows(rows, f"{solver.name}, {len(x0)} held-out images, mse of pixels in [0, 1]")
     print(f"Look next at {folder / 'reconstruction.png'} and {folder / 'rows.png'}")
 
 

@@ -6,8 +6,8 @@ train.py -m writes it by itself at its end, also after a failure; this does it a
 import argparse
 from pathlib import Path
 
-from skipstone.command import main
-from skipstone.resume import command
+from skipstone.commands.cli import main
+from skipstone.commands.sweeps.folder import command
 
 
 def job() -> None:
@@ -16,9 +16,9 @@ def job() -> None:
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
     folder = parser.parse_args().sweep
     command(folder)  # refuses what is no sweep, before more is imported
-    from skipstone import sweep
+    from skipstone.commands.sweeps import report
 
-    path = sweep.report(folder)
+    path = report.report(folder)
     if path is None:
         raise ValueError(f"no job of {folder} has a result: what became of each is said above.")
     print(f"Look next at {path}")

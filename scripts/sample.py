@@ -3,15 +3,15 @@
 import hydra
 from omegaconf import DictConfig
 
-from skipstone import settings
-from skipstone.command import CONF, main
+from skipstone.commands import settings
+from skipstone.commands.cli import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
     """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
     settings.check(config)
-    from skipstone.finished import new_folder, open_model
+    from skipstone.commands.finished import new_folder, open_model
 
     model = open_model(config)
     cell = model.cell()
@@ -19,9 +19,10 @@ def job(config: DictConfig) -> None:
     import numpy as np
     from rich.progress import Progress
 
-    from skipstone import durable, engine
+    from skipstone import engine
     from skipstone.data import to_bytes
     from skipstone.report import pictures
+    from skipstone.store import files
 
     folder = new_folder(config.out)
     with Progress(transient=True) as progress:
@@ -35,7 +36,7 @@ def job(config: DictConfig) -> None:
             batch_size=min(config.n, config.batch_size),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    with durable.replacing(folder / "samples.npz") as path, path.open("wb") as file:
+    with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:
         np.savez(file, samples=x.cpu().numpy())
     images = to_bytes(x).cpu()
     pictures.save_grid(images, folder / "grid.png")

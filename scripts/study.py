@@ -6,8 +6,8 @@ Real held-out images at graded damage, and the (tau x eta) cells of a model, on 
 import hydra
 from omegaconf import DictConfig
 
-from skipstone import settings
-from skipstone.command import CONF, main
+from skipstone.commands import settings
+from skipstone.commands.cli import CONF, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="study")
@@ -19,8 +19,8 @@ def job(config: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from skipstone.cells import build_cells
-    from skipstone.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone.commands.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone.evaluation.cells import build_cells
 
     model = open_model(config)
     cells = build_cells(model.config, model.process, config.taus, config.etas)
@@ -29,19 +29,19 @@ def job(config: DictConfig) -> None:
 
     from rich.progress import Progress
 
-    from skipstone import study
-    from skipstone.evaluation import evaluate
-    from skipstone.metrics.corruptions import CORRUPTIONS, require_labels
-    from skipstone.report import table
-    from skipstone.report.study import save_study
-    from skipstone.training import hardware
+    from skipstone.evaluation.evaluate import evaluate
+    from skipstone.network import placement
+    from skipstone.report import csv
+    from skipstone.studies.proxies import study
+    from skipstone.studies.proxies.corruptions import CORRUPTIONS, require_labels
+    from skipstone.studies.proxies.figure import save_study
 
     require_labels(images)
     trainer = resolve_trainer(config)
-    device = hardware.device(trainer)
-    net = hardware.place(model.net, trainer, model.process.num_steps)
+    device = placement.device(trainer)
+    net = placement.place(model.net, trainer, model.process.num_steps)
     proxies = instantiate(config.metrics)(images=images, n=config.n, outputs=Path(config.paths.outputs), device=device)
-    with hardware.autocast(trainer), Progress(transient=True) as bar:
+    with placement.autocast(trainer), Progress(transient=True) as bar:
         task = bar.add_task("damage", total=config.floors + sum(len(kind.levels) for kind in CORRUPTIONS))
         floors = study.Floors(images, proxies, config.floors, device, lambda: bar.advance(task))
         findings = study.damage(images, proxies, floors, config.repeats, lambda: bar.advance(task))
@@ -58,12 +58,10 @@ def job(config: DictConfig) -> None:
     findings += study.cells(results, floors)
     folder = new_folder(config.out)
     rows = study.summary(findings, floors)
-    table.write_rows(rows, folder / "study.csv")
-    table.write_csv(results, folder / "evaluation.csv")
+    csv.write_rows(rows, folder / "study.csv")
+    csv.write_csv(results, folder / "evaluation.csv")
     save_study(findings, folder / "study.png")
-    table.print_rows(
-        rows, f"{images.name}, {config.n} images: rank correlation, and the level from which on it is seen"
-    )
+    csv.print_rows(rows, f"{images.name}, {config.n} images: rank correlation, and the level from which on it is seen")
     print(f"Look next at {folder / 'study.png'}")
 
 

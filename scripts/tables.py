@@ -8,7 +8,7 @@ import time
 import hydra
 from omegaconf import DictConfig
 
-from skipstone.command import CONF, main
+from skipstone.commands.cli import CONF, main
 
 BEGAN = time.perf_counter()
 
@@ -22,17 +22,16 @@ def job(config: DictConfig) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from skipstone import settings
-    from skipstone.finished import open_model, require_training_data, resolve_trainer
-    from skipstone.report import results
-    from skipstone.tables import Ledger, Tables, about, carry_out
-    from skipstone.training import hardware
+    from skipstone.commands import settings
+    from skipstone.commands.finished import open_model, require_training_data, resolve_trainer
+    from skipstone.network import placement
+    from skipstone.studies.paper import Ledger, Tables, about, carry_out, page, story
 
     def spent() -> float:
         return time.perf_counter() - BEGAN
 
     settings.check(config)
-    tried = results.read_tried(config.tried)
+    tried = story.read_tried(config.tried)
     model = open_model(config)
     try:
         baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))
@@ -44,7 +43,7 @@ def job(config: DictConfig) -> None:
         require_training_data(net, images)
     ledger = Ledger(Path(config.out), about.identity(config, model, baseline, images, trainer["precision"]))
     before = {"start and data": spent()}
-    device = hardware.device(trainer)
+    device = placement.device(trainer)
     tables = Tables(config, model, images, trainer, baseline)
     accuracy = about.classifier_accuracy(tables.proxies)
     before["classifier and real features"] = spent() - sum(before.values())
@@ -62,12 +61,12 @@ def job(config: DictConfig) -> None:
     }
     ahead = ledger.missing(tables.parts)
     if ahead:
-        with hardware.autocast(trainer):
+        with placement.autocast(trainer):
             before["compiling"], rate = tables.warm_up()
             limits = {"rate": rate, "budget": config.budget, "spent": spent}
-            carry_out(ahead, ledger, **limits, device=machine["device"], entered=lambda: results.write_page(ledger))
+            carry_out(ahead, ledger, **limits, device=machine["device"], entered=lambda: page.write_page(ledger))
     ledger.save()
-    path = results.write(ledger, model.folder / "metrics.csv")
+    path = page.write(ledger, model.folder / "metrics.csv")
     print(f"Look next at {path} ({spent():.0f} s after the start)")
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from skipstone.evaluation import Film, Result
+from skipstone.evaluation.evaluate import Film, Result
 
 STEPS = 5  # that a film shows
 METRICS = ("fd_random", "kid_random", "fd_classifier", "kid_classifier", "fid", "kid_inception")

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from skipstone import ForwardProcess, UNet, noise
-from skipstone.command import CONF
+from skipstone.commands.cli import CONF
 
 
 @pytest.fixture(scope="session")

@@ -3,5 +3,8 @@
 import multiprocessing
 
 FORKS = multiprocessing.get_context("forkserver")
-_ALL = ("job", "finished", "sweep", "study", "training.fit", "training.validation", "report.dashboard")
+_ALL = (
+    "commands.train", "commands.finished", "commands.sweeps.report", "studies.proxies.study", "training.fit",
+    "training.validation", "report.dashboard",
+)  # fmt: skip
 FORKS.set_forkserver_preload([f"skipstone.{module}" for module in _ALL])

@@ -9,13 +9,14 @@ import sys
 import torch
 from torch.nn import functional as F
 
-from skipstone import UNet, VelocityUNet, fused, noise, philox
+from skipstone import UNet, VelocityUNet, noise, rng
 from skipstone.kernels import random
 from skipstone.kernels.norm import group_norm
 from skipstone.kernels.project import project
 from skipstone.kernels.taps import convolve_to_few
 from skipstone.kernels.total import total
-from skipstone.philox import Stream
+from skipstone.network import fused
+from skipstone.rng import Stream
 
 BETAS = noise.linear()
 
@@ -109,13 +110,13 @@ def numbers():
     for seed, step in itertools.product((0, 2**63 + 12345, -4), (5, torch.tensor([3, 1, 999]), torch.tensor([4]))):
         plainly = (index.cpu(), step if isinstance(step, int) else step.cpu())  # on a GPU philox.py uses the kernel
         ours = random.words(seed, Stream.STEP, index, step, 101)
-        plain = philox.words(seed, Stream.STEP, *plainly, 101)
+        plain = rng.words(seed, Stream.STEP, *plainly, 101)
         print("words", float(not torch.equal(ours.cpu(), plain)))
         for shape in ((3, 8, 8), (1, 3, 3)):
             ours = random.normal(seed, Stream.STEP, index, shape, step, torch.float64)
-            plain = philox.normal(seed, Stream.STEP, plainly[0], shape, plainly[1], torch.float64)
+            plain = rng.normal(seed, Stream.STEP, plainly[0], shape, plainly[1], torch.float64)
             print("normal", (ours.cpu() - plain).abs().max().item())
-    key = torch.tensor([philox.as_key(-4)])
+    key = torch.tensor([rng.as_key(-4)])
     print("key", float(not torch.equal(random.words(key, 1, index, 3, 7), random.words(-4, 1, index, 3, 7))))
 
 

@@ -11,11 +11,11 @@ import torch
 from shell import ROOT, python
 
 from skipstone import UNet, schedules
-from skipstone.benchmarks import clock, grid, peers, sweep
-from skipstone.benchmarks.clock import Budget, Contender
-from skipstone.benchmarks.report import Report
-from skipstone.benchmarks.subject import Subject
-from skipstone.benchmarks.table import table
+from skipstone.studies.speed import clock, grid, peers, sweep
+from skipstone.studies.speed.clock import Budget, Contender
+from skipstone.studies.speed.markdown import table
+from skipstone.studies.speed.report import Report
+from skipstone.studies.speed.subject import Subject
 
 PAPER = ["model=unet_cifar10", "dataset=cifar10", "noise=linear"]
 SMALL = [

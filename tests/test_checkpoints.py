@@ -12,8 +12,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from skipstone import durable
-from skipstone.training import checkpoints
+from skipstone.store import files
+from skipstone.training.checkpoints import resume
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def folder(trained, tmp_path):
 
 
 def latest(folder, model="model"):
-    return checkpoints.latest(folder, model, tiny.build())
+    return resume.latest(folder, model, tiny.build())
 
 
 def step_of(path):
@@ -213,12 +213,12 @@ def test_a_bare_pickle_in_place_of_a_checkpoint_is_not_opened_either(folder, tmp
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path, previous = tmp_path / "file", tmp_path / "before"
     for content in ("one", "two"):
-        with durable.replacing(path, previous) as temporary:
+        with files.replacing(path, previous) as temporary:
             temporary.write_text(content)
     assert (path.read_text(), previous.read_text()) == ("two", "one")
 
     def fill_the_disk():
-        with durable.replacing(path, previous) as temporary:
+        with files.replacing(path, previous) as temporary:
             temporary.write_text("thr")
             raise OSError(errno.ENOSPC, "No space left on device")
 

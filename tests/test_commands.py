@@ -11,7 +11,7 @@ from PIL import Image
 from shell import python
 
 from skipstone import engine, load, schedules, solvers
-from skipstone.runs import ModelStore
+from skipstone.store.models import ModelStore
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from skipstone import compiling
+from skipstone.network import compiling
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
@@ -36,7 +36,7 @@ def test_a_training_that_compiles_says_so_once_and_says_how_long_it_took(tmp_pat
     with torch._dynamo.config.patch(disable=True):  # compiling in earnest takes a minute
         for name in ("one", "two"):
             tiny.train(tmp_path / name, max_steps=2, compile=True)
-    said = [record.message for record in caplog.records if record.name == "skipstone.compiling"]
+    said = [record.message for record in caplog.records if record.name == "skipstone.network.compiling"]
     assert len(said) == 2
     assert said[0].startswith("compiling the network, to train it: about a minute the first time")
     assert said[0].endswith(f"found again in {tmp_path / 'cache'}")
@@ -46,7 +46,7 @@ def test_a_training_that_compiles_says_so_once_and_says_how_long_it_took(tmp_pat
 def test_one_that_compiles_nothing_says_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO, "skipstone")
     tiny.train(tmp_path / "plain", max_steps=2)
-    assert not [record for record in caplog.records if record.name == "skipstone.compiling"]
+    assert not [record for record in caplog.records if record.name == "skipstone.network.compiling"]
 
 
 def test_it_is_known_whether_something_is_compiled_now():

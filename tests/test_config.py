@@ -7,9 +7,9 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
 from skipstone import ForwardProcess, schedules
-from skipstone.cells import build_cells
-from skipstone.command import CONF
-from skipstone.training import hardware
+from skipstone.commands.cli import CONF
+from skipstone.evaluation.cells import build_cells
+from skipstone.network import placement
 from skipstone.training.fit import build_trainer
 from skipstone.training.module import Recipe
 
@@ -30,7 +30,7 @@ def test_every_option_instantiates(group, option, tmp_path, composed):
     assert callable(instantiate(config.logger))
     trainer = OmegaConf.to_container(config.trainer, resolve=True)
     if option != "gpu":
-        build_trainer(hardware.resolve(trainer), logger=False, callbacks=[])
+        build_trainer(placement.resolve(trainer), logger=False, callbacks=[])
 
 
 def test_each_schedule_sets_its_own_tau_and_a_typed_one_wins(composed):

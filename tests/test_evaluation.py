@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from skipstone import engine, evaluation
-from skipstone.cells import build_cells
+from skipstone import engine
 from skipstone.data import ImageSet, to_bytes
-from skipstone.metrics import Proxies
+from skipstone.evaluation import evaluate
+from skipstone.evaluation.cells import build_cells
+from skipstone.evaluation.metrics import Proxies
 
 SHAPE = (1, 16, 16)
 
@@ -36,7 +37,7 @@ def test_the_grid_then_further_schedules_each_cell_once_in_order(cells):
 
 
 def test_every_result_is_its_cells_own(net, cells, proxies):
-    results = evaluation.evaluate(net, cells, SHAPE, proxies, seed=5, batch_size=64, film=True)
+    results = evaluate.evaluate(net, cells, SHAPE, proxies, seed=5, batch_size=64, film=True)
     for cell, result in zip(cells, results, strict=True):
         x = engine.sample(net, cell.table, 20, SHAPE, seed=5)
         assert (to_bytes(x).int() - result.samples.int()).abs().max() <= 1
@@ -52,7 +53,7 @@ def test_samples_that_diverge_have_no_distances_but_their_floor(cells, proxies, 
     def model(x, t):  # t = 750 is visited by uniform alone
         return torch.where((t == 750)[:, None, None, None], torch.nan, 0.1 * x)
 
-    results = evaluation.evaluate(model, cells, SHAPE, proxies, seed=0, batch_size=64)
+    results = evaluate.evaluate(model, cells, SHAPE, proxies, seed=0, batch_size=64)
     for result in results:
         sick = result.settings["schedule"] == "uniform"
         assert math.isnan(result.row["fd_random"]) == math.isnan(result.row["kid_random_std"]) == sick

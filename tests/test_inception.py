@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from skipstone import metrics
 from skipstone.data import ImageSet
+from skipstone.evaluation import metrics
 
 
 @pytest.fixture(scope="module")

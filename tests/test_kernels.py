@@ -47,7 +47,7 @@ def unet():
 @on_gpu
 def test_a_recorded_step_is_the_step(unet, process):
     """Replayed as a graph, with noise and without, again for another seed, and after the weights have changed."""
-    from skipstone.fused import Sampler
+    from skipstone.network.fused import Sampler
 
     sampler = Sampler(unet, 1000)
     for eta, seed in ((0.0, 0), (1.0, 0), (1.0, 2**63 + 5)):

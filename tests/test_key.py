@@ -9,10 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from skipstone import kernels, runs
-from skipstone.command import CONF
+from skipstone import kernels
+from skipstone.commands.cli import CONF
 from skipstone.data import ImageSet
-from skipstone.training import hardware
+from skipstone.network import placement
+from skipstone.store import models
 
 CHANGES, SAME, IMAGES = "changes the key", "leaves the key", "changes the key through the images alone"
 
@@ -101,7 +102,7 @@ def with_leaf(config, leaf, value):
 
 
 def key(config, data):
-    return runs.model_key(runs.weights_config(config, data))
+    return models.model_key(models.weights_config(config, data))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_where_it_runs_is_not_in_the_key_but_its_precision_is(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         monkeypatch.setattr(kernels, "there", lambda there=there: there)
         for precision in ("auto", "32-true"):
-            trainer = hardware.resolve({**config["trainer"], "precision": precision})
+            trainer = placement.resolve({**config["trainer"], "precision": precision})
             keys[there, precision] = key({**config, "trainer": trainer}, images_of(config))
     assert keys[False, "auto"] == keys[False, "32-true"] == keys[True, "32-true"] != keys[True, "auto"]
 

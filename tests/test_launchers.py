@@ -14,7 +14,7 @@ from filelock import SoftFileLease
 from shell import ENVIRONMENT, ROOT, python, run, summary_of
 from test_survival import PATIENCE, wait_for
 
-from skipstone import multirun
+from skipstone.commands.sweeps import launch
 
 
 def begin(tmp_path, *arguments):
@@ -138,8 +138,8 @@ def job(_):
     from hydra.types import RunMode
     from skipstone import multirun
     made = Made(mode=RunMode.MULTIRUN, runtime=Made(output_dir=os.getcwd()))
-    multirun.HydraConfig.get = lambda: made
-    with multirun.failure_noted():
+    launch.HydraConfig.get = lambda: made
+    with launch.failure_noted():
         during = signal.getsignal(signal.SIGTERM)
     time.sleep(1)
     return os.getpid(), during is signal.default_int_handler
@@ -202,14 +202,14 @@ def test_submitit_with_a_job_that_is_preempted(tmp_path):
 
 def test_what_befell_a_launcher_is_one_sentence(tmp_path):
     submitit = pytest.importorskip("submitit")
-    assert multirun._complaint(BrokenProcessPool()).startswith("a worker process was killed")
+    assert launch._complaint(BrokenProcessPool()).startswith("a worker process was killed")
     job = submitit.AutoExecutor(tmp_path, cluster="local").submit(int, "no number")
     for call, said in (
         (job.results, "a job came to no result"),
         (lambda: submitit.AutoExecutor(tmp_path, cluster="nowhere"), "the jobs could not be submitted: "),
     ):
-        assert multirun._complaint(raised_by(call)).startswith(said)
-    assert multirun._complaint(raised_by(lambda: int("a bug of ours"))) is None
+        assert launch._complaint(raised_by(call)).startswith(said)
+    assert launch._complaint(raised_by(lambda: int("a bug of ours"))) is None
 
 
 def raised_by(call):

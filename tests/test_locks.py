@@ -13,7 +13,7 @@ from filelock import SoftFileLease
 from shell import ENVIRONMENT, ROOT
 from test_survival import PATIENCE, wait_for
 
-from skipstone import locks
+from skipstone.store import locks
 
 
 def test_two_processes_train_a_model_once(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import scipy.linalg
 import torch
 
-from skipstone import data, engine, metrics, schedules, solvers
+from skipstone import data, engine, schedules, solvers
 from skipstone.data import ImageSet
-from skipstone.metrics.cache import real_features
+from skipstone.evaluation import metrics
+from skipstone.evaluation.metrics.cache import real_features
 
 
 def features(n, d, shift=0.0, seed=0):

@@ -12,7 +12,7 @@ import torch
 from cells import METRICS, STEPS, make_grid, make_result, noisy_film
 from PIL import Image
 
-from skipstone.evaluation import Result
+from skipstone.evaluation.evaluate import Result
 from skipstone.report import curves, sheet
 from skipstone.report.page import Neighbours, Story, write_page
 from skipstone.report.rows import show

@@ -7,8 +7,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from skipstone.command import CONF
-from skipstone.runs import ModelStore
+from skipstone.commands.cli import CONF
+from skipstone.store.models import ModelStore
 
 README = (CONF.parent / "README.md").read_text()
 PAGES = [README, *(path.read_text() for path in sorted((CONF.parent / "docs").glob("*.md")))]

@@ -8,8 +8,8 @@ from cells import METRICS, make_grid, make_result
 from matplotlib.figure import Figure
 from PIL import Image
 
-from skipstone.evaluation import Result
-from skipstone.report import curves, pictures, sheet, table
+from skipstone.evaluation.evaluate import Result
+from skipstone.report import csv, curves, pictures, sheet
 from skipstone.report.rows import families, floor, metrics, show, stops
 
 
@@ -138,21 +138,21 @@ def test_families_are_told_apart_by_what_differs():
 
 def test_a_table_of_many_metrics_fits_a_terminal_and_names_what_does_not(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    table.print_table(make_grid(names=METRICS, n=4))
+    csv.print_table(make_grid(names=METRICS, n=4))
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "…" not in printed
     assert "classifier" in printed.split("In evaluation.csv")[0]
     assert "fid, kid_inception, seconds" in printed.split("In evaluation.csv")[1]
     monkeypatch.setenv("COLUMNS", "200")
-    table.print_table(make_grid(names=METRICS, n=4))
+    csv.print_table(make_grid(names=METRICS, n=4))
     printed = capsys.readouterr().out
     assert "inception" in printed
     assert "evaluation.csv" not in printed
 
 
 def test_rows_with_further_columns_go_into_one_csv(tmp_path):
-    table.write_rows([{"a": 1}, {"a": 2, "b": 3}], tmp_path / "rows.csv")
+    csv.write_rows([{"a": 1}, {"a": 2, "b": 3}], tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text().split() == ["a,b", "1,", "2,3"]
 
 

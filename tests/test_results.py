@@ -12,14 +12,14 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from shell import python
 
-from skipstone import engine, load, paper, schedules, solvers
+from skipstone import engine, load, schedules, solvers
 from skipstone.data import to_bytes
-from skipstone.metrics import rank_correlation
-from skipstone.report.results.agreement import agreement
+from skipstone.evaluation.metrics import rank_correlation
 from skipstone.report.rows import show
-from skipstone.runs import ModelStore
-from skipstone.tables import Ledger, Part, carry_out, cells
-from skipstone.tables.parts import Outcome
+from skipstone.store.models import ModelStore
+from skipstone.studies.paper import Ledger, Part, carry_out, cells, published
+from skipstone.studies.paper.agreement import agreement
+from skipstone.studies.paper.parts import Outcome
 
 NFES = [10, 20]
 
@@ -86,7 +86,7 @@ def tables_of(page):
 
 def test_every_cell_of_table_1_costs_what_its_column_says(results):
     many, every = table_1(results)
-    assert {(row["row"], row["nfe"]) for row in many} == {(row, nfe) for row in paper.TABLE_1 for nfe in NFES}
+    assert {(row["row"], row["nfe"]) for row in many} == {(row, nfe) for row in published.TABLE_1 for nfe in NFES}
     every = {row["row"]: row for row in every}
     assert every.keys() == {"0", "1", "σ̂"}
     assert {row["nfe"] for row in every.values()} == {100}
@@ -147,12 +147,12 @@ def test_the_pages_numbers_are_those_of_the_json(done, results):
         table = found[f"**`{name}`**, in brackets the paper's FID (50,000 images, Inception):"]
         assert table["NFE"] == ["10", "20", "100"]
         for row in many + every:
-            said = table[paper.said(row["row"])][[*NFES, 100].index(row["nfe"])]
-            assert said == f"{show(row[name])} ({paper.TABLE_1[row['row']][row['nfe']]})"
+            said = table[published.said(row["row"])][[*NFES, 100].index(row["nfe"])]
+            assert said == f"{show(row[name])} ({published.TABLE_1[row['row']][row['nfe']]})"
             assert table["floor"][[*NFES, 100].index(row["nfe"])] == show(row[f"{name}_floor"])
         assert table["images"] == ["12", "12", "10"]
         assert table["η = 0.2"][2] == "– (4.25)"
-        rho = scipy.stats.spearmanr([(row[name], paper.TABLE_1[row["row"]][row["nfe"]]) for row in many]).statistic
+        rho = scipy.stats.spearmanr([(row[name], published.TABLE_1[row["row"]][row["nfe"]]) for row in many]).statistic
         column = ["`fd_classifier`", "`fd_random`"].index(f"`{name}`")
         assert found["Rank correlation (Spearman's ρ) with the paper's FIDs:"]["all 10 cells"][column] == f"{rho:+.2f}"
     (back,) = (table for table in found.values() if "the paper" in table)
@@ -257,7 +257,7 @@ def of_paper(change):
     """Cells that have the paper's own FIDs, changed by a function of them, the η and the NFE, as a distance."""
     return [
         {"row": row, "nfe": nfe, "cell": f"{row}-{nfe}", "fd_classifier": change(fid, row, nfe)}
-        for row, by_nfe in paper.TABLE_1.items()
+        for row, by_nfe in published.TABLE_1.items()
         for nfe, fid in by_nfe.items()
         if nfe < 1000
     ]

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 import skipstone
-from skipstone import UNet, locks, runs
+from skipstone import UNet
 from skipstone.data import ImageSet
+from skipstone.store import locks, models
 
 MODEL = {
     "_target_": "skipstone.UNet",
@@ -47,8 +48,8 @@ def build():
 
 
 def test_a_model_is_trained_once_and_anew_only_when_fresh(tmp_path):
-    store = runs.ModelStore(tmp_path)
-    weights = runs.weights_config(CONFIG, images())
+    store = models.ModelStore(tmp_path)
+    weights = models.weights_config(CONFIG, images())
     trained = []
 
     def train(folder):
@@ -67,7 +68,7 @@ def test_a_model_is_trained_once_and_anew_only_when_fresh(tmp_path):
 
 def test_what_one_purpose_wants_fresh_is_trained_once(tmp_path):
     """Also where another process has seen to it while this one waited, after having looked."""
-    store, weights = runs.ModelStore(tmp_path), runs.weights_config(CONFIG, images())
+    store, weights = models.ModelStore(tmp_path), models.weights_config(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
     assert store.ensure(weights, lambda _: build(), fresh=True, renewed=tmp_path / "first") == folder
     store.ensure(weights, die, fresh=True, renewed=tmp_path / "first")
@@ -89,8 +90,8 @@ def test_what_one_purpose_wants_fresh_is_trained_once(tmp_path):
 
 
 def test_a_fresh_training_that_fails_leaves_the_old_model_alone(tmp_path):
-    store = runs.ModelStore(tmp_path)
-    weights = runs.weights_config(CONFIG, images())
+    store = models.ModelStore(tmp_path)
+    weights = models.weights_config(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
     before = (folder / "ema.safetensors").read_bytes()
     with pytest.raises(RuntimeError, match="no luck"):
@@ -105,7 +106,7 @@ def die(_):
 
 def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_path, monkeypatch):
     """At every one of the moments between being done and being in place, whoever wants the model next."""
-    store, weights = runs.ModelStore(tmp_path), runs.weights_config(CONFIG, images())
+    store, weights = models.ModelStore(tmp_path), models.weights_config(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
     for moment, fresh in ((0, True), (0, False), (1, False)):  # there are two renames
         before, rename, left = (folder / "DONE").stat().st_mtime_ns, Path.rename, [moment]
@@ -127,24 +128,24 @@ def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_p
 
 @pytest.mark.parametrize("half", [False, True], ids=["finished", "half"])
 def test_that_the_images_have_changed_is_said(half, tmp_path, caplog):
-    store, before = runs.ModelStore(tmp_path), runs.weights_config(CONFIG, images())
+    store, before = models.ModelStore(tmp_path), models.weights_config(CONFIG, images())
     if half:
         with pytest.raises(RuntimeError, match="no luck"):
             store.ensure(before, die)
     else:
         store.ensure(before, lambda _: build())
-    store.ensure(runs.weights_config({**CONFIG, "seed": 1}, images()), lambda _: build())
+    store.ensure(models.weights_config({**CONFIG, "seed": 1}, images()), lambda _: build())
     store.ensure(before, lambda _: build())
     assert "have changed" not in caplog.text
-    store.ensure(runs.weights_config(CONFIG, images(1)), lambda _: build())
+    store.ensure(models.weights_config(CONFIG, images(1)), lambda _: build())
     (said,) = [message for message in caplog.messages if "images of dataset random have changed" in message]
-    assert str(store.folder(runs.model_key(before))) in said
+    assert str(store.folder(models.model_key(before))) in said
     assert "a new model is trained" in said
 
 
 @pytest.fixture
 def model(tmp_path):
-    return runs.ModelStore(tmp_path).ensure(runs.weights_config(CONFIG, images()), lambda _: build())
+    return models.ModelStore(tmp_path).ensure(models.weights_config(CONFIG, images()), lambda _: build())
 
 
 def test_load_gives_the_network_and_its_process(model):
@@ -167,7 +168,7 @@ def test_what_is_no_model_is_refused(model, tmp_path):
         skipstone.load(model)
 
 
-@pytest.mark.parametrize("target", ["os.system", "skipstone.runs.shutil.rmtree", "builtins.eval"])
+@pytest.mark.parametrize("target", ["os.system", "skipstone.store.models.shutil.rmtree", "builtins.eval"])
 def test_a_config_that_asks_for_foreign_code_is_refused(model, target):
     config = OmegaConf.load(model / "config.yaml")
     config.model = {"_target_": target, "command": "true"}

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from skipstone.data import ImageSet, to_unit
-from skipstone.metrics import Proxies
-from skipstone.metrics.corruptions import CORRUPTIONS
-from skipstone.study import SEEN, Finding, Floors
+from skipstone.evaluation.metrics import Proxies
+from skipstone.studies.proxies.corruptions import CORRUPTIONS
+from skipstone.studies.proxies.study import SEEN, Finding, Floors
 
 
 @pytest.fixture(scope="module")

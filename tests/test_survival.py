@@ -16,7 +16,7 @@ import torch
 from filelock import SoftFileLease
 from safetensors.torch import load_file
 
-from skipstone.training.losses import LossWatch
+from skipstone.training.checkpoints.divergence import LossWatch
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NETRC": os.devnull}

@@ -15,11 +15,14 @@ from omegaconf import OmegaConf
 from shell import python, run, summary_of
 
 import train
-from skipstone import archive, resume, settings, sweep
-from skipstone.command import main
+from skipstone.commands import settings
+from skipstone.commands.cli import main
+from skipstone.commands.sweeps import folder as resume
+from skipstone.commands.sweeps import report
+from skipstone.evaluation import results as archive
 from skipstone.report.rows import families
 
-_TRAINING = "[skipstone.job][INFO] - training "
+_TRAINING = "[skipstone.commands.train][INFO] - training "
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(folder):
 def test_jobs_that_never_began_are_named(tmp_path, capsys):
     overview(tmp_path, "eta=0.0,1.0", "schedule.timesteps=[0,5],[0,9]", "+note='a,b'", "schedule=glob(log*)")
     (tmp_path / "1").mkdir()
-    assert sweep.report(tmp_path) is None
+    assert report.report(tmp_path) is None
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 4 + 1
     for number, why in enumerate(("it has not begun.", "it has not come to its end.", *["it has not begun."] * 2)):
@@ -140,10 +143,10 @@ def test_jobs_that_never_began_are_named(tmp_path, capsys):
 def test_a_refused_setting_wants_a_new_command_and_an_interruption_does_not(tmp_path, capsys):
     overview(tmp_path, "tau=3,99")
     (tmp_path / "1").mkdir()
-    sweep.report(tmp_path)
+    report.report(tmp_path)
     assert "give a new command" not in capsys.readouterr().out
     (tmp_path / "1" / "error.txt").write_text("tau=99 is not allowed.")
-    sweep.report(tmp_path)
+    report.report(tmp_path)
     assert "where one was refused, give a new command with the right value" in capsys.readouterr().out
 
 
@@ -331,7 +334,7 @@ def test_the_same_cell_of_two_models_is_two_cells_and_of_one_model_one(tmp_path)
         archive.save([cell], model, f"python train.py seed={job % 2}", tmp_path / str(job))
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "results.safetensors").write_bytes(b"cut off")
-    page = sweep.report(tmp_path).read_text()
+    page = report.report(tmp_path).read_text()
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [row["cell"] for row in rows] == [f"first-{cell.name}", f"second-{cell.name}"]
     assert [row["model"] for row in rows] == ["first", "second"]
@@ -347,7 +350,7 @@ def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
         (tmp_path / str(job)).mkdir()
         command = f"python train.py tau=20 seed={seed} training.learning_rate={rate}"
         archive.save([cell], f"model{job}", command, tmp_path / str(job))
-    page = sweep.report(tmp_path).read_text()
+    page = report.report(tmp_path).read_text()
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [(row["seed"], row["training.learning_rate"]) for row in rows] == jobs
     said = capsys.readouterr().out
@@ -377,7 +380,7 @@ def test_cells_that_differ_in_what_no_name_tells_are_two_cells(torn, tmp_path):
         )
     (tmp_path / "1" / ".hydra").mkdir()
     (tmp_path / "1" / ".hydra" / "overrides.yaml").write_text(torn)  # takes no report along
-    assert sweep.report(tmp_path) is not None
+    assert report.report(tmp_path) is not None
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [(row["cell"], row["clip_x0"]) for row in rows] == [
         (f"{cell.name}-job0", "True"),

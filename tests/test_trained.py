@@ -4,8 +4,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from skipstone import engine, metrics, schedules, solvers
+from skipstone import engine, schedules, solvers
 from skipstone.data import to_unit
+from skipstone.evaluation import metrics
 from skipstone.training.module import DiffusionModule, Recipe
 
 STEPS = 150

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 
-from skipstone import ForwardProcess, UNet, kernels, noise, philox
+from skipstone import ForwardProcess, UNet, kernels, noise, rng
 from skipstone.data import ImageSet
-from skipstone.philox import Stream
-from skipstone.training import hardware
-from skipstone.training.data import Batches, StepSampler, place
+from skipstone.network import placement
+from skipstone.rng import Stream
+from skipstone.training.batches import Batches, StepSampler, place
 from skipstone.training.fit import fit
 from skipstone.training.module import DiffusionModule, Recipe, stratified_t
 
@@ -31,7 +31,7 @@ def train(images, folder, callbacks=(), recipe=RECIPE, dropout=0.1, **trainer):
     torch.manual_seed(1)
     net = UNet(8, 1, base=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=dropout)
     process = ForwardProcess(noise.linear(50))
-    return fit(net, process, images, recipe, hardware.resolve(TRAINER | trainer), 0, folder, callbacks=callbacks)
+    return fit(net, process, images, recipe, placement.resolve(TRAINER | trainer), 0, folder, callbacks=callbacks)
 
 
 def same(a, b):
@@ -128,7 +128,7 @@ def test_the_order_is_the_epochs_permutations_position_by_position(size, batch):
     """A stored model's key promises its images in this order: a batch may span several epochs."""
     orders = {}
     for epoch in range(12 * batch // size + 1):
-        generator = torch.Generator().manual_seed(philox.fold(3, Stream.TRAIN_ORDER, epoch))
+        generator = torch.Generator().manual_seed(rng.fold(3, Stream.TRAIN_ORDER, epoch))
         orders[epoch] = torch.randperm(size, generator=generator).tolist()
     positions = [[step * batch + i for i in range(batch)] for step in range(2, 12)]
     expected = [[orders[p // size][p % size] for p in step] for step in positions]
@@ -238,7 +238,7 @@ def test_the_loss_is_weighted_by_the_signal_to_noise_ratio(name, weight, images)
     loss = DiffusionModule(net, process, recipe, 0, flip=False).loss(images.train, 3)
     index = torch.arange(16)
     t = stratified_t(0, index, 16, 50, 3)
-    errors = philox.normal(0, Stream.TRAIN_EPS, index, (1, 8, 8), 3).double().square().mean(dim=(1, 2, 3))
+    errors = rng.normal(0, Stream.TRAIN_EPS, index, (1, 8, 8), 3).double().square().mean(dim=(1, 2, 3))
     alpha_bars = torch.cumprod(1 - noise.linear(50), 0)[t].tolist()
     weights = [weight(alpha_bar / (1 - alpha_bar)) for alpha_bar in alpha_bars]
     expected = sum(w * e for w, e in zip(weights, errors.tolist(), strict=True)) / 16
@@ -264,14 +264,14 @@ def test_weights_of_the_loss_are_no_part_of_the_model(images, tmp_path):
 def test_hardware_that_is_not_here_is_refused(monkeypatch, trainer, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=said):
-        hardware.resolve(TRAINER | trainer)
+        placement.resolve(TRAINER | trainer)
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_auto_is_decided_by_what_is_here(monkeypatch, there):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(kernels, "there", lambda: there)
-    resolved = hardware.resolve(TRAINER | dict(accelerator="auto", precision="auto", compile="auto", kernels="auto"))
+    resolved = placement.resolve(TRAINER | dict(accelerator="auto", precision="auto", compile="auto", kernels="auto"))
     expected = ("cuda", "bf16-mixed", True, True) if there else ("cpu", "32-true", False, False)
     assert tuple(resolved[name] for name in ("accelerator", "precision", "kernels", "compile")) == expected
 

@@ -6,9 +6,11 @@ import sys
 import torch
 from forks import FORKS
 
-from skipstone import ForwardProcess, UNet, noise, runs
+from skipstone import ForwardProcess, UNet, noise
 from skipstone.data import ImageSet
-from skipstone.training import checkpoints, hardware
+from skipstone.network import placement
+from skipstone.store import models
+from skipstone.training.checkpoints import resume
 from skipstone.training.fit import fit
 from skipstone.training.module import Recipe
 
@@ -42,9 +44,9 @@ def build():
 
 
 def train(folder, callbacks=(), recipe=RECIPE, **trainer):
-    settings = hardware.resolve(TRAINER | trainer)
+    settings = placement.resolve(TRAINER | trainer)
     net = build()
-    found = checkpoints.latest(folder, runs.key_of(folder), net)
+    found = resume.latest(folder, models.key_of(folder), net)
     process = ForwardProcess(noise.linear(50))
     return fit(net, process, images(), recipe, settings, 0, folder, callbacks=callbacks, found=found)
 
@@ -57,7 +59,7 @@ def ensure(outputs, steps, fresh=False, **trainer):
         print("trains", flush=True)
         return train(folder, max_steps=steps, **trainer)
 
-    folder = runs.ModelStore(outputs).ensure(weights, begin, fresh)
+    folder = models.ModelStore(outputs).ensure(weights, begin, fresh)
     print("done", flush=True)
     return folder
 
@@ -85,5 +87,5 @@ class Process:
 def _run(said, outputs, steps, fresh, **trainer):
     sys.stdout = sys.stderr = said.open("w", buffering=1)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s", force=True)
-    hardware.use_threads(1)
+    placement.use_threads(1)
     ensure(outputs, steps, fresh, **trainer)

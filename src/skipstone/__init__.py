@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipstone import engine, noise, schedules, solvers
+    from skipstone.network.unet import UNet, VelocityUNet
     from skipstone.process import ForwardProcess
-    from skipstone.runs import load
-    from skipstone.unet import UNet, VelocityUNet
+    from skipstone.store.models import load
 
 __all__ = ["ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "schedules", "solvers"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"ForwardProcess": "process", "UNet": "unet", "VelocityUNet": "unet", "load": "runs"}
+_HOMES = {"ForwardProcess": "process", "UNet": "network.unet", "VelocityUNet": "network.unet", "load": "store.models"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from skipstone import durable
 from skipstone.data.images import ImageSet, check, split
+from skipstone.store import files as durable
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _HELD_OUT_NAMES = ("test", "val", "valid", "validation")

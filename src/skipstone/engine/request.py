@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from skipstone.engine.step import Model, own_parameter
-from skipstone.philox import Stream, normal
+from skipstone.rng import Stream, normal
 
 LARGEST_DEFAULT_BATCH = 256
 

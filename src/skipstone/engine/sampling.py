@@ -11,7 +11,7 @@ from skipstone.engine.packing import sample_many
 from skipstone.engine.request import batch_of, count_and_shape, starts, take
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluate, evaluating
-from skipstone.philox import Stream, normal
+from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
 
 

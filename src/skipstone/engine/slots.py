@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.engine.step import Model, Row, advance, columns, evaluate, own_parameter
-from skipstone.philox import Stream, as_key, normal
+from skipstone.rng import Stream, as_key, normal
 from skipstone.solvers import StepTable
 
 _KEPT = 4  # recordings a model

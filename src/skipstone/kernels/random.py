@@ -1,4 +1,4 @@
-"""philox.py's numbers in one kernel, where its own words of torch are some hundred small ones: the same bits of the
+"""rng.py's numbers in one kernel, where its own words of torch are some hundred small ones: the same bits of the
 hash, and normals that agree to the rounding of a logarithm.
 """
 
@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from skipstone.kernels import launch
-from skipstone.philox import as_key
+from skipstone.rng import as_key
 
 _BLOCK = 1024
 
@@ -57,7 +57,7 @@ def _normal(key, step, index, out, SIZE, PAIRS, STREAM: tl.constexpr, KEYS: tl.c
 
 
 def words(seed: int | Tensor, stream: int, index: Tensor, step: int | Tensor, count: int) -> Tensor:
-    """As `philox.words`. seed: an int, or int64 [1] on the device."""
+    """As `rng.words`. seed: an int, or int64 [1] on the device."""
     index, step = index.contiguous(), _each(step, index)
     out = torch.empty(len(index), count, dtype=torch.int64, device=index.device)
     grid = (triton.cdiv(count, _BLOCK), len(index))
@@ -68,7 +68,7 @@ def words(seed: int | Tensor, stream: int, index: Tensor, step: int | Tensor, co
 def normal(
     seed: int | Tensor, stream: int, index: Tensor, shape: tuple[int, ...], step: int | Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """As `philox.normal`. seed: an int, or int64 [1] on the device."""
+    """As `rng.normal`. seed: an int, or int64 [1] on the device."""
     index, step = index.contiguous(), _each(step, index)
     out = torch.empty(len(index), *shape, dtype=dtype, device=index.device)
     size = math.prod(shape)

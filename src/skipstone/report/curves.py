@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from skipstone import paper
 from skipstone.report.embed import Drawing
 from skipstone.report.pictures import png, write
 from skipstone.report.rows import Row, families, finite, floor, metrics
+from skipstone.studies.paper import published
 
 _MARKERS = "osD^vPX*"
 _GRAY = "0.45"
@@ -185,7 +185,7 @@ def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
         points = sorted((row["nfe"], row["mse"]) for row in rows if row["method"] == method)
         if points:
             axes.loglog(*zip(*points, strict=True), "o-", label=label)
-    axes.loglog(paper.TABLE_2.keys(), paper.TABLE_2.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
+    axes.loglog(published.TABLE_2.keys(), published.TABLE_2.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
     axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from skipstone.evaluation import Result
+from skipstone.evaluation.evaluate import Result
 from skipstone.report import pictures
 from skipstone.report.rows import Row, caption, families, finite, floor, metrics, show
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from skipstone.evaluation import Result
+from skipstone.evaluation.evaluate import Result
 from skipstone.report.embed import embed_samples
 from skipstone.report.rows import Row, caption, families, finite, floor, metrics, show, stops, tau
 

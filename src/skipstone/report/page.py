@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from skipstone import __version__, durable
-from skipstone.evaluation import Film, Result
+from skipstone import __version__
+from skipstone.evaluation.evaluate import Film, Result
 from skipstone.report import pictures
 from skipstone.report.embed import Embedded, embed_file, embed_samples
 from skipstone.report.explorer import explorer_data
 from skipstone.report.rows import Row, caption, finite, floor, metrics, show
+from skipstone.store import files
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 _STRIPS = 4  # samples whose way from noise is printed step by step
@@ -80,7 +81,7 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
         | {package: version(package) for package in _PACKAGES},
     )
     path = folder / "report.html"
-    durable.write(path, page.encode())
+    files.write(path, page.encode())
     return path
 
 

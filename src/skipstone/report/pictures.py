@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from skipstone import durable
+from skipstone.store import files
 
 GRID_IMAGES = 64
 _SMALLEST_GRID = 400  # pixels a side: grids of small images are enlarged by a whole factor
@@ -43,12 +43,12 @@ def save_animation(steps: Sequence[tuple[Tensor, Tensor]], path: Path) -> None:
     durations = [80] * (len(frames) - 1) + [2000]  # milliseconds
     content = io.BytesIO()
     frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    durable.write(path, content.getbuffer())
+    files.write(path, content.getbuffer())
 
 
 def write(picture: Image.Image | Figure, path: Path, dpi: int = 100) -> None:
     """Write a picture, or a figure at `dpi` dots an inch, as a PNG."""
-    durable.write(path, png(picture, dpi))
+    files.write(path, png(picture, dpi))
 
 
 def png(picture: Image.Image | Figure, dpi: int = 100) -> bytes:

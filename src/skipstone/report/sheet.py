@@ -7,7 +7,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
-from skipstone.evaluation import Result
+from skipstone.evaluation.evaluate import Result
 from skipstone.report.pictures import write
 from skipstone.report.rows import families, stops, tau
 

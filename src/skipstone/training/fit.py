@@ -14,17 +14,18 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from skipstone import runs
 from skipstone.data import ImageSet
+from skipstone.network import placement
 from skipstone.process import ForwardProcess
-from skipstone.training import checkpoints, hardware
-from skipstone.training.checkpoints import Checkpoint
-from skipstone.training.curve import Curve
-from skipstone.training.data import ImageData, StepSampler
+from skipstone.store import models
+from skipstone.training.batches import ImageData, StepSampler
+from skipstone.training.checkpoints import resume
+from skipstone.training.checkpoints.curve import Curve
+from skipstone.training.checkpoints.resume import Checkpoint
+from skipstone.training.checkpoints.save import DurableIO, Survival, requeue_signals
 from skipstone.training.ema import EMA
-from skipstone.training.first_step import FirstStep
 from skipstone.training.module import DiffusionModule, Recipe
-from skipstone.training.survival import DurableIO, Survival, requeue_signals
+from skipstone.training.progress import FirstStep
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +46,24 @@ def fit(
 ) -> nn.Module:
     """Train `net` and return it with the averaged weights of the last step.
 
-    trainer_config: resolved (hardware.resolve).  folder: the model's, for last.ckpt and metrics.csv.  logger: a tracker
-    beside metrics.csv.  callbacks: see the averaged weights.  found: the checkpoint to go on from, as
-    checkpoints.latest found it there; None begins anew.
+    trainer_config: resolved (placement.resolve).  folder: the model's, for last.ckpt and metrics.csv.  logger: a
+    tracker beside metrics.csv.  callbacks: see the averaged weights.  found: the checkpoint to go on from, as
+    resume.latest found it there; None begins anew.
     """
     _quiet()
     accumulated = trainer_config["accumulate_grad_batches"]
     resumed, step, past = found or (None, 0, [])
     curve = Curve(folder, past)
     module = DiffusionModule(
-        hardware.layout(net),
+        placement.layout(net),
         process,
         recipe,
         seed,
         images.flip,
         compiled=trainer_config["compile"],
-        kernels=hardware.has_kernels(net, trainer_config),
+        kernels=placement.has_kernels(net, trainer_config),
     )
-    survival = Survival(folder, runs.key_of(folder), curve, trainer_config["checkpoint_every_n_steps"])
+    survival = Survival(folder, models.key_of(folder), curve, trainer_config["checkpoint_every_n_steps"])
     trainer = build_trainer(
         trainer_config,
         logger=[curve] if logger is None else [curve, logger],
@@ -98,7 +99,7 @@ def _run(
             raise
         raise ValueError(
             f"{resumed} cannot be restored ({type(error).__name__}: {error}): move it away to go on from "
-            f"{checkpoints.PREVIOUS}, or without that from the start."
+            f"{resume.PREVIOUS}, or without that from the start."
         ) from error
     if survival.stop:  # too late to stop the training, but not what follows it
         _pass_on(survival.stop)

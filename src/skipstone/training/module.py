@@ -15,15 +15,15 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from skipstone import philox
+from skipstone import rng
 from skipstone.data import to_unit
-from skipstone.philox import Stream
+from skipstone.network.unet import ResBlock
 from skipstone.process import ForwardProcess
+from skipstone.rng import Stream
 from skipstone.training import optimizers
-from skipstone.training.data import VALIDATION_BATCH
+from skipstone.training.batches import VALIDATION_BATCH
+from skipstone.training.cuda_graph import Recording
 from skipstone.training.recipe import Recipe
-from skipstone.training.recording import Recording
-from skipstone.unet import ResBlock
 
 # Multiples of it, modulo 1, fill [0, 1) evenly however many there are.
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -69,7 +69,7 @@ class DiffusionModule(lightning.LightningModule):
     def prepare(self) -> None:
         """Compile what trains, under the autocast that it trains under."""
         if self.kernels:
-            from skipstone import fused  # imports Triton
+            from skipstone.network import fused  # imports Triton
 
             fused.compile_ahead(self.net, self._masks(0, self.device))
         elif self.compiled:
@@ -79,7 +79,7 @@ class DiffusionModule(lightning.LightningModule):
         """eps of the network, the way it is trained here. masks: see fused.predict."""
         if not self.kernels:
             return self.net(x_t, t)
-        from skipstone import fused  # imports Triton
+        from skipstone.network import fused  # imports Triton
 
         return fused.predict(self.net, x_t, t, masks)
 
@@ -117,10 +117,10 @@ class DiffusionModule(lightning.LightningModule):
         index = torch.arange(n, device=device) + n * rank  # positions in the global batch
         x0 = to_unit(images)
         if self.flip:
-            mirrored = philox.uniform(self.seed, Stream.TRAIN_FLIP, index, step) < 0.5
+            mirrored = rng.uniform(self.seed, Stream.TRAIN_FLIP, index, step) < 0.5
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         t = stratified_t(self.seed, index, n * ranks, self.process.num_steps, step)
-        eps = philox.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
+        eps = rng.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
         masks = self._masks(step * ranks + rank, device)
         errors = (self.predict(self.process.diffuse(x0, t, eps), t, masks) - eps).square()
         return (
@@ -133,10 +133,10 @@ class DiffusionModule(lightning.LightningModule):
             # torch.manual_seed would also look for every other kind of device
             cuda = device.type == "cuda"
             generator = torch.cuda.default_generators[device.index] if cuda else torch.default_generator
-            generator.manual_seed(philox.fold(self.seed, Stream.TRAIN_DROPOUT, draw))
+            generator.manual_seed(rng.fold(self.seed, Stream.TRAIN_DROPOUT, draw))
             return None
         blocks = sum(isinstance(module, ResBlock) for module in self.net.modules())
-        return philox.words(self.seed, Stream.TRAIN_DROPOUT, torch.arange(blocks, device=device), draw, 1)[:, 0]
+        return rng.words(self.seed, Stream.TRAIN_DROPOUT, torch.arange(blocks, device=device), draw, 1)[:, 0]
 
     def validation_step(self, images: Tensor, batch_index: int) -> None:
         """Held-out losses at fixed (t, ε), the same at every validation, spread evenly over t and told apart by t."""
@@ -145,7 +145,7 @@ class DiffusionModule(lightning.LightningModule):
         index = index * self.trainer.world_size + self.global_rank
         x0 = to_unit(images)
         t = (index.double() * _GOLDEN % 1 * self.process.num_steps).long()
-        eps = philox.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
+        eps = rng.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
         losses = (self.predict(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
         self.log("val/loss", losses.mean(), batch_size=len(images), sync_dist=True)
         bins = t * len(self.losses) // self.process.num_steps
@@ -201,5 +201,5 @@ def stratified_t(seed: int, index: Tensor, batch: int, num_steps: int, step: int
     Each t is uniform on 0 … T−1, as L_simple asks; together they cover the range, which takes variance out of the
     gradient (Kingma et al. 2021, appendix I.1). Strata go to positions in order, for images come shuffled.
     """
-    shift = philox.uniform(seed, Stream.TRAIN_T, torch.zeros_like(index), step)
+    shift = rng.uniform(seed, Stream.TRAIN_T, torch.zeros_like(index), step)
     return ((shift + index / batch) % 1 * num_steps).long()

@@ -8,7 +8,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from skipstone.evaluation import Result
+from skipstone.evaluation.evaluate import Result
 from skipstone.report import pictures
 from skipstone.report.dashboard import log_results
 

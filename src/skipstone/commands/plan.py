@@ -1,0 +1,82 @@
+"""What the main job is made of, built in the order of what it costs to import.
+
+A tau that cannot be is refused when torch is there, a folder of broken images before Lightning is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from skipstone import rng
+from skipstone.evaluation.cells import Cell, build_cells
+from skipstone.network import placement
+from skipstone.process import ForwardProcess
+from skipstone.rng import Stream
+from skipstone.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from skipstone.data import ImageSet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration's parts.
+
+    trainer: resolved settings.  cells: what is sampled in the end.  watched: what is sampled at each validation.
+    net: with its first weights.  recipe: how it is trained.
+    """
+
+    trainer: dict[str, Any]
+    process: ForwardProcess
+    cells: list[Cell]
+    watched: list[Cell]
+    net: nn.Module
+    recipe: Recipe
+    images: "ImageSet"
+
+
+def make(config: DictConfig, multirun: bool) -> Plan:
+    """The parts of a configuration that settings.check has passed; multirun: whether it is one of several jobs.
+
+    trainer.threads take effect here. Raises ValueError or OSError for what does not fit together, or is not there.
+    """
+    trainer = placement.resolve(OmegaConf.to_container(config.trainer, resolve=True))
+    placement.use_threads(trainer["threads"])
+    process, grid = ForwardProcess(instantiate(config.noise)), config.evaluation
+    whole = not multirun if grid.grid == "auto" else grid.grid  # a multirun's jobs are the grid
+    cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
+    watched = build_cells(config, process, grid.training.taus, grid.training.etas)
+    net, recipe = _network(config), _recipe(config)
+    dataset = OmegaConf.to_container(config.dataset, resolve=True)
+    images = keep("images", dataset, lambda: instantiate(config.dataset))
+    return Plan(trainer, process, cells, watched, net, recipe, images)
+
+
+def _recipe(config: DictConfig) -> Recipe:
+    try:
+        return Recipe(**config.training)
+    except TypeError as error:
+        raise ValueError(f"the training settings do not work: {error}") from error
+
+
+def _network(config: DictConfig) -> nn.Module:
+    """The network with its first weights, which are a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.fold(config.seed, Stream.WEIGHTS, 0))
+        return instantiate(config.model)
+
+
+_kept: dict[str, tuple[Any, Any]] = {}
+
+
+def keep(kind: str, key: Any, make: Callable[[], Any]) -> Any:
+    """What `make` gives, or gave for the same key the last time: a multirun's jobs share data and model in memory."""
+    if kind not in _kept or _kept[kind][0] != key:
+        _kept.pop(kind, None)  # the old one first: two may not fit
+        _kept[kind] = key, make()
+    return _kept[kind][1]

@@ -1,0 +1,238 @@
+"""The configuration: where it lies, what its files can ask for, and what its settings must be.
+
+Settings are checked before anything is imported, built, read or written. Commands go on in this order: what needs less
+is checked before more is imported, so that no sentence is long in coming.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).parents[3] / "conf"
+
+
+def _outputs(folder: Any) -> str:
+    """The folder, refused here if it is none, for Hydra makes a run's folder before settings are checked."""
+    if folder is None or folder == "":
+        raise ValueError("paths.outputs is empty: name the folder for everything that runs write.")
+    _require_path("paths.outputs", folder)
+    return folder
+
+
+OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
+# kept with the configuration: a sweep's folder has one name also in the processes that carry out its jobs
+OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True, replace=True)
+
+# key: (type, smallest value allowed). A key that a group does not have is passed over.
+_NUMBERS = {
+    "seed": (int, 0),
+    "noise.num_steps": (int, 2),
+    "noise.beta_1": (float, 0),
+    "noise.beta_T": (float, 0),
+    "noise.offset": (float, 0),
+    "noise.beta_max": (float, 0),
+    "dataset.image_size": (int, 1),
+    "dataset.channels": (int, 1),
+    "dataset.held_out": (float, 0),
+    "model.base": (int, 4),
+    "model.blocks": (int, 1),
+    "model.patch": (int, 1),
+    "model.dropout": (float, 0),
+    "training.batch_size": (int, 1),
+    "training.learning_rate": (float, 0),
+    "training.warmup": (int, 0),
+    "training.weight_decay": (float, 0),
+    "training.ema_decay": (float, 0),
+    "trainer.max_steps": (int, 1),
+    "trainer.accumulate_grad_batches": (int, 1),
+    "trainer.log_every_n_steps": (int, 1),
+    "trainer.checkpoint_every_n_steps": (int, 1),
+    "evaluation.images": (int, 2),
+    "evaluation.batch_size": (int, 1),
+    "evaluation.fine_images": (int, 1),
+    "evaluation.training.images": (int, 2),
+    "metrics.features": (int, 4),
+    "metrics.classifier_steps": (int, 1),
+    "metrics.subsets": (int, 1),
+    "metrics.subset_size": (int, 2),
+    "n": (int, 1),
+    "batch_size": (int, 1),
+    "rows": (int, 1),
+    "columns": (int, 2),
+    "floors": (int, 2),
+    "repeats": (int, 1),
+    "images": (int, 2),
+    "images_all_steps": (int, 2),
+    "images_back": (int, 1),
+}
+_NUMBERS_OR_NULL = {
+    "trainer.threads": (int, 1),
+    "threads": (int, 1),
+    "budget": (float, 0),
+    "trainer.gradient_clip_val": (float, 0),
+}
+_LISTS = (
+    "taus", "etas", "model.multipliers", "evaluation.taus", "evaluation.etas", "evaluation.training.taus",
+    "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
+)  # fmt: skip
+_LISTS_OR_EMPTY = ("model.attention", "exact")
+_SWITCHES = (
+    "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
+    "singles", "gif",
+)  # fmt: skip
+_GROUPS = (
+    "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
+    "evaluation.training", "paths",
+)  # fmt: skip
+PATHS = ("paths.outputs", "dataset.root", "run", "out")
+# Keys that follow another one, where a change would be ignored or contradict it
+_FOLLOWERS = {
+    "schedule.tau": "tau",
+    "solver.eta": "eta",
+    "model.image_size": "dataset.image_size",
+    "model.channels": "dataset.channels",
+}
+_LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # a seed is 64 bits with its sign; more steps are a slip
+_WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
+
+
+def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key in nested settings, by its full name."""
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+def known_keys() -> set[str]:
+    """Every key of train.py that a file in conf/ sets, with whatever options; without Hydra's, and what it builds."""
+    keys = set(dotted(OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))))
+    for path in CONF.glob("*/*.yaml"):
+        whole = "# @package _global_" in path.read_text(encoding="utf-8")
+        keys.update(dotted(OmegaConf.to_container(OmegaConf.load(path)), "" if whole else f"{path.parent.name}."))
+    foreign = re.compile(r"hydra\b|defaults$|(.*\.)?_")
+    return {key for key in keys if not foreign.match(key)}
+
+
+def check(config: DictConfig) -> None:
+    """Raise ValueError, naming the key, the value and what is allowed; give real numbers typed as integers their type.
+
+    What depends on something else (tau on the schedule, eta on the solver, sizes on the network) is checked there.
+    """
+    _check_kinds(config)
+    _check_numbers(config)
+    _check_lists(config)
+    _check_words(config)
+    for key, leader in _FOLLOWERS.items():
+        value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
+        if value is not _ABSENT and value != leading and value == value:  # NaN is refused where it is used
+            raise ValueError(f"{key}={value} is not allowed: it follows {leader}, so set {leader}={value} instead.")
+
+
+def _check_kinds(config: DictConfig) -> None:
+    for key in _GROUPS:
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        own = key == "noise" and "training" not in config  # null is the model's own
+        if value is not _ABSENT and not OmegaConf.is_dict(value) and not (own and value is None):
+            raise _refusal(key, value, "a group of settings")
+    for key in PATHS:
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is not _ABSENT and value is not None:
+            _require_path(key, value)
+
+
+def _require_path(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        what = "a model's key, or its folder" if key == "run" else "a path"
+        raise _refusal(key, value, f"{what}; a folder whose name reads as a number is ./{value}")
+    if not value:
+        raise ValueError(f"{key} is empty: name a folder, or leave {key}= out.")
+
+
+def _check_numbers(config: DictConfig) -> None:
+    for key, (kind, smallest) in {**_NUMBERS, **_NUMBERS_OR_NULL}.items():
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is _ABSENT or (value is None and key in _NUMBERS_OR_NULL):
+            continue
+        require_number(config, key, kind, smallest)
+        if kind is float and key != "dataset.held_out":  # a count or a fraction
+            OmegaConf.update(config, key, float(value))  # 0 and 0.0 are the same model
+    for key, largest in _LARGEST.items():
+        if OmegaConf.select(config, key, default=0) > largest:
+            raise _refusal(key, OmegaConf.select(config, key), f"an integer of at most {largest}")
+    _check_interval(config)
+
+
+def _check_interval(config: DictConfig) -> None:
+    """Between validations: a share of the training, or a number of batches."""
+    key = "trainer.val_check_interval"
+    value = OmegaConf.select(config, key)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= 1 or _is_count(value)):
+        raise _refusal(key, value, "a share of the training, above 0.0 and at most 1.0, or a number of batches")
+
+
+def _is_count(value: float) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _check_lists(config: DictConfig) -> None:
+    for key in (*_LISTS, *_LISTS_OR_EMPTY):
+        value, or_empty = OmegaConf.select(config, key, default=_ABSENT), key in _LISTS_OR_EMPTY
+        if value is not _ABSENT and not (OmegaConf.is_list(value) and (or_empty or len(value))):
+            raise _refusal(key, value, "a list such as [1,2]" + ("" if or_empty else ", not empty"))
+    further = OmegaConf.select(config, "evaluation.schedules")
+    named = OmegaConf.is_dict(further) and all(v is None or (OmegaConf.is_list(v) and v) for v in further.values())
+    if further is not None and not named:
+        raise _refusal("evaluation.schedules", further, "null or such as {quad: [10, 20], uniform: null}")
+
+
+def _check_words(config: DictConfig) -> None:
+    """Switches, names and paths."""
+    for key in _SWITCHES:
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if value is not _ABSENT and not isinstance(value, bool):
+            raise _refusal(key, value, "true or false")
+    for key in ("trainer.compile", "compile", "trainer.kernels", "kernels", "metrics.classifier", "evaluation.grid"):
+        value = OmegaConf.select(config, key, default="auto")
+        if value not in ("auto", True, False):
+            raise _refusal(key, value, "auto, true or false")
+    weights = OmegaConf.select(config, "metrics.inception")
+    if weights is not None and not isinstance(weights, str):
+        raise _refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")
+    name = str(OmegaConf.select(config, "dataset.name", default="none"))
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise _refusal("dataset.name", name, "a word, for it begins the name of the model's folder")
+    mode = os.environ.get("WANDB_MODE", "online")
+    if str(OmegaConf.select(config, "logger._target_")).endswith(".Wandb") and mode not in _WANDB_MODES:
+        raise _refusal("WANDB_MODE", mode, f"one of {', '.join(_WANDB_MODES[:4])} (or unset)")
+
+
+def with_schedule(config: DictConfig, name: str) -> DictConfig:
+    """The configuration as it would be with schedule=<name> and nothing said of tau."""
+    files = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "schedule").glob("*.yaml"))}
+    whole = {stem: file for stem, file in files.items() if "???" not in OmegaConf.to_container(file.schedule).values()}
+    if name not in whole:
+        raise ValueError(f"evaluation.schedules names {name}, which is unknown there: choose among {', '.join(whole)}.")
+    return OmegaConf.merge(config, {"schedule": None}, whole[name])
+
+
+def require_number(config: DictConfig, key: str, kind: type, smallest: float) -> None:
+    """Raise ValueError unless config[key] is an int (kind=int) or a finite number, of at least `smallest`."""
+    value = OmegaConf.select(config, key)
+    allowed = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value < float("inf"):
+        name = "an integer" if kind is int else "a number"
+        raise _refusal(key, value, f"{name} of at least {smallest}")
+
+
+_ABSENT = object()
+
+
+def _refusal(key: str, value: Any, allowed: str) -> ValueError:
+    return ValueError(f"{key}={repr(value) if isinstance(value, str) else value} is not allowed: it is {allowed}.")

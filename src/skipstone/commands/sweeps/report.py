@@ -1,0 +1,133 @@
+"""A multirun read as one thing: evaluation.csv, curves.png, contact.png and report.html over all of its jobs."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.errors import HydraException
+
+from skipstone.commands.sweeps import folder as resume
+from skipstone.commands.sweeps import launch
+from skipstone.evaluation import results as archive
+from skipstone.evaluation.evaluate import Result
+from skipstone.report import csv, curves, page, sheet
+from skipstone.store import plain
+
+_CLOCK = ("seconds", "images_per_second")  # in which two samplings of one cell differ
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job without results: its number, its overrides, and why in one sentence."""
+
+    job: int
+    overrides: str
+    why: str
+
+
+def report(folder: Path) -> Path | None:
+    """Write the sweep's table, pictures and page into its folder; the page's path, or None where no job has results.
+
+    Jobs that failed or never began are named on the page and on the terminal. Raises FileNotFoundError for a folder
+    that is no sweep's, ValueError for one whose command cannot be read.
+    """
+    task = resume.command(folder).task
+    results, failures = _collect(folder)
+    notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
+    for note in notes:
+        print(note)
+    if notes:
+        print(f"To run what has no result: {shlex.join(['python', 'train.py', f'resume={folder}'])}")
+    if any((folder / str(failure.job) / launch.FAILURE).is_file() for failure in failures):  # it ended by itself
+        print(
+            "That runs them with the same settings: where one was refused, give a new command with the right value "
+            "instead; finished models are used again."
+        )
+    if not results:
+        return None
+    csv.write_csv(results, folder / "evaluation.csv")
+    curves.save_curves([result.row for result in results], folder / "curves.png")
+    sheet.save_sheet(results, folder / "contact.png")
+    models = sorted({result.row["model"] for result in results})
+    story = page.Story(
+        model=" and ".join(models),
+        config=(folder / resume.OVERVIEW).read_text(),
+        command=shlex.join(["python", "train.py", "-m", *task]),
+        notes=notes,
+    )
+    path = page.write_page(results, folder, story)
+    csv.print_table(results)
+    return path
+
+
+def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
+    """The cells of all jobs, each once, and the jobs that have none."""
+    found: dict[str, tuple[int, Result]] = {}
+    failures = []
+    jobs = _jobs(folder)
+    varied = _varied([overrides for overrides in jobs.values() if overrides is not None])
+    for number, overrides in jobs.items():
+        job, said = folder / str(number), "?" if overrides is None else " ".join(overrides)
+        try:
+            results = archive.load(job)
+        except (OSError, ValueError) as error:
+            failures.append(Failure(number, said, _why(job, error)))
+            continue
+        of = archive.command(job)
+        if overrides is not None and of is not None and not resume.same_job(of, overrides):
+            failures.append(Failure(number, said, f"its results are of another job ({of})."))
+            continue
+        settings = _settings(overrides or [])
+        for result in results:
+            told = {key: settings.get(key) for key in varied if key.rpartition(".")[2] not in result.row}
+            result = replace(result, row={**told, **result.row})
+            same = repr({name: value for name, value in result.row.items() if name not in _CLOCK})
+            found.setdefault(same, (number, replace(result, own=False)))
+    return _distinct(list(found.values())), failures
+
+
+def _settings(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in overrides)}
+
+
+def _varied(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The keys whose values differ among the jobs."""
+    settings = [_settings(job) for job in jobs]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
+
+
+def _jobs(folder: Path) -> dict[int, list[str] | None]:
+    """The overrides of every job by its number: those of the command line, and what further folders say, if they do."""
+    there = {int(path.name): path / ".hydra" / "overrides.yaml" for path in folder.iterdir() if path.name.isdigit()}
+    jobs: dict[int, list[str] | None] = dict.fromkeys(there)
+    for number, path in there.items():
+        # absent as yet, or torn
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            jobs[number] = [word for word in plain.read(path) if not word.startswith("resume=")]
+    with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
+        jobs |= enumerate(resume.job_overrides(folder))
+    return dict(sorted(jobs.items()))
+
+
+def _distinct(found: Sequence[tuple[int, Result]]) -> list[Result]:
+    """Cells of several models are told apart by name, and so are those that differ in what no name tells, by job."""
+    models = len({result.row["model"] for _, result in found})
+    names = [f"{result.row['model']}-{result.name}" if models > 1 else result.name for _, result in found]
+    often = Counter(names)
+    return [
+        archive.renamed(result, name if often[name] == 1 else f"{name}-job{job}")
+        for name, (job, result) in zip(names, found, strict=True)
+    ]
+
+
+def _why(job: Path, error: Exception) -> str:
+    if archive.there(job):
+        return f"its results cannot be read ({error})."
+    try:
+        return (job / launch.FAILURE).read_text().strip()
+    except OSError:
+        return "it has not come to its end." if job.is_dir() else "it has not begun."

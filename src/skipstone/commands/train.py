@@ -1,0 +1,125 @@
+"""The main job, in order: ensure the model of a plan, review it. One call a Hydra job."""
+
+import logging
+import shlex
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from skipstone.commands.evaluate import Trained, open_tracker, proxies_of, review
+from skipstone.commands.plan import Plan, keep
+from skipstone.commands.sweeps import folder as resume
+from skipstone.commands.sweeps import launch
+from skipstone.evaluation import results
+from skipstone.evaluation.evaluate import evaluate
+from skipstone.evaluation.metrics import MemoryCheck, Proxies
+from skipstone.network import compiling, placement
+from skipstone.report import tracking
+from skipstone.report.curves import training_curve
+from skipstone.store import locks, models
+from skipstone.training.checkpoints import resume as checkpoints
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, plan: Plan) -> None:
+    """Train the model of this configuration if it is not there, sample its cells, leave a report.
+
+    config: checked (settings.check).  plan: of it.  Whatever else is wrong is found before training starts. What has
+    its result already is not done again. Raises FileExistsError for a folder with the result of another command.
+    """
+    compiling.keep_under(config.paths.outputs)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN:
+        if folder.name != str(hydra.job.num):
+            raise ValueError(
+                "hydra.sweep.subdir is not allowed: a sweep's jobs are found by their numbers, leave it out."
+            )
+        # a job may still run somewhere when its multirun is resumed
+        with locks.held(folder / launch.JOB_LOCK, f"job {folder}"):
+            _run(config, plan, hydra, folder, Path(hydra.sweep.dir))
+    else:
+        _run(config, plan, hydra, folder, None)
+
+
+def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep: Path | None) -> None:
+    words = [word for word in hydra.overrides.task if not word.startswith("resume=")]
+    command = shlex.join(["python", "train.py", *words])
+    if _has_result(folder, words, resumed=config.resume is not None):
+        log.info("%s has its result already", folder)
+        return
+    trainer, images = plan.trainer, plan.images
+    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
+    measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
+    proxies = keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
+    memory = keep("memory", [plain["dataset"], trainer], lambda: MemoryCheck(images, placement.device(trainer)))
+    weights = models.weights_config(plain, images)
+    key = models.model_key(weights)
+    group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
+    renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
+    store = models.ModelStore(config.paths.outputs)
+    train = partial(_train, config, plain, plan, proxies, folder, group)
+    model_folder = store.ensure(weights, train, config.fresh, renewed)
+
+    def place() -> nn.Module:
+        models.load_weights(plan.net, model_folder, key)
+        return placement.place(plan.net, trainer, plan.process.num_steps)
+
+    model = [str(model_folder), store.finished_at(key)]
+    net = keep("net", [*model, trainer], place)
+    curve = keep("curve", model, lambda: training_curve(model_folder / "metrics.csv"))
+    trained = Trained(net, plan.process, images, model_folder, trainer, memory, curve)
+    review(config, trained, plan.cells, proxies, folder, command, group, job_type="sample")
+
+
+def _has_result(folder: Path, words: list[str], resumed: bool) -> bool:
+    """Whether the result of these overrides is there. What a resumed job finds of another is set aside."""
+    before = results.command(folder)
+    if before is None or resume.same_job(before, words):
+        return before is not None
+    if not resumed:
+        raise FileExistsError(f"{folder} holds the result of another command ({before}): name a new folder.")
+    log.warning("the results in %s are of another job (%s): now %s", folder, before, results.set_aside(folder).name)
+    return False
+
+
+def _train(
+    config: DictConfig, plain: dict[str, Any], plan: Plan, proxies: Proxies, folder: Path, group: str,
+    model_folder: Path,
+) -> nn.Module:  # fmt: skip
+    """Train the network in the model's folder, watched by the tracker and by a few cells; returns the averaged one."""
+    trainer, images = plan.trainer, plan.images
+    found = checkpoints.latest(model_folder, models.key_of(model_folder), plan.net)
+    sample = partial(
+        evaluate,
+        cells=plan.watched,
+        shape=images.shape,
+        proxies=proxies.at(min(config.evaluation.training.images, proxies.n)),
+        seed=config.seed,
+        batch_size=config.evaluation.batch_size,
+    )
+    placed = partial(placement.sampler, trainer=trainer, num_steps=plan.process.num_steps)
+    logger = open_tracker(config, plain, folder, "train", model_folder.name, group)
+    from skipstone.training.fit import fit  # imports Lightning, which takes as long as all that is checked before
+    from skipstone.training.validation import SamplingCallback
+
+    watch = SamplingCallback(lambda net: sample(placed(net)), folder / "training")
+    log.info("training %s for %d steps", model_folder, trainer["max_steps"])
+    began, finished = time.perf_counter(), False
+    try:
+        net = fit(
+            plan.net, plan.process, images, plan.recipe, trainer, config.seed, model_folder, logger, (watch,), found
+        )
+        finished = True
+    finally:
+        tracking.finish(logger, finished)
+    validated = f", of which validation took {watch.seconds:.0f} s" if watch.seconds else ""  # another process's, else
+    log.info("trained in %.0f s%s", time.perf_counter() - began, validated)
+    return net

@@ -1,0 +1,1 @@
+"""A model sampled in cells from the same start noise, and measured."""

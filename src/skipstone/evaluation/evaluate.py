@@ -1,0 +1,115 @@
+"""One model sampled in several cells from the same start noise, and measured."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skipstone import engine
+from skipstone.data import to_bytes
+from skipstone.evaluation.cells import SETTINGS, Cell
+from skipstone.evaluation.metrics import Proxies, solver_rmse
+from skipstone.solvers import StepTable
+
+log = logging.getLogger(__name__)
+
+FILM_SAMPLES = 8
+_FILM_FRAMES = 12
+
+
+@dataclass(frozen=True)
+class Film:
+    """A cell's first samples after some of its rows t → p, evenly spread, the last included.
+
+    x, x0: uint8 [frames, samples, C, H, W] on the CPU: the state, and the x0 predicted on the way to it.
+    """
+
+    t: list[int]
+    p: list[int]
+    x: Tensor
+    x0: Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell gave.
+
+    own: whether it is the cell that the user typed.  samples: uint8 [n, C, H, W] on the CPU.  row: one line of
+    evaluation.csv, in its order.
+    """
+
+    own: bool
+    samples: Tensor
+    row: dict[str, Any]
+    film: Film | None = None
+
+    @property
+    def name(self) -> str:
+        """The cell's, by which its files and its numbers are found."""
+        return self.row["cell"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was chosen for it: schedule, solver, sigma, to_data, clip_x0, tau and eta."""
+        return {name: self.row[name] for name in SETTINGS}
+
+
+def evaluate(
+    model: engine.Model,
+    cells: Sequence[Cell],
+    shape: tuple[int, ...],
+    proxies: Proxies,
+    *,
+    seed: int,
+    batch_size: int,
+    fine: Tensor | None = None,
+    film: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Result]:
+    """Sample all cells in one batch that stays full, proxies.n images each from the same start noise; measure them.
+
+    fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (metrics.fine_solution).
+    film: whether the first samples' way is kept, too.  progress: as for engine.sample_many.
+    A row's seconds are its share of the sampling's, by evaluations; compiling is not in them.
+    """
+    tables = [cell.table for cell in cells]
+    size = min(batch_size, proxies.n * len(cells))
+    engine.warm_up(model, shape, size)
+    began = time.perf_counter()
+    sampled = engine.sample_many(model, tables, proxies.n, shape, seed=seed, batch_size=size, progress=progress)
+    sampled = [x.cpu() for x in sampled]  # waits for the device, so the clock reads finished work
+    seconds = (time.perf_counter() - began) / sum(table.nfe for table in tables)  # of an evaluation of every sample
+    results = []
+    for cell, x in zip(cells, sampled, strict=True):
+        shown = _film(model, cell.table, shape, seed) if film else None
+        results.append(Result(cell.own, to_bytes(x), measured(cell, x, proxies, fine, cell.table.nfe * seconds), shown))
+    return results
+
+
+def measured(cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float) -> dict[str, Any]:
+    """The row of a cell's samples, float [proxies.n, C, H, W] on the CPU, which took so many seconds."""
+    row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
+    row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
+    measured = proxies(to_bytes(x))
+    if not x.isfinite().all():  # as bytes they look like any black image
+        log.warning("samples of %s are not finite, so it has no distances", cell.name)
+        measured |= {name: float("nan") for name in measured if not name.endswith("_floor")}
+    return row | measured | {"seconds": seconds, "images_per_second": proxies.n / seconds}
+
+
+def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:
+    kept = torch.linspace(0, table.nfe - 1, min(_FILM_FRAMES, table.nfe)).round().long().tolist()
+    t, p, x, x0 = [], [], [], []
+    # a compiled network would be compiled once more for so small a batch
+    with torch.compiler.set_stance("force_eager"):
+        for i, step in enumerate(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed)):
+            if i in kept:
+                t.append(step.t)
+                p.append(step.p)
+                x.append(to_bytes(step.x).cpu())
+                x0.append(to_bytes(step.x0).cpu())
+    return Film(t, p, torch.stack(x), torch.stack(x0))

@@ -1,0 +1,28 @@
+"""What comes out, measured: honest proxies, each with its floor. A proxy is never named FID."""
+
+from skipstone.evaluation.metrics.classifier import ClassifierFeatures, ensure_classifier
+from skipstone.evaluation.metrics.distances import extrapolated, frechet, kernel
+from skipstone.evaluation.metrics.features import Extractor, RandomFeatures
+from skipstone.evaluation.metrics.inception import InceptionFeatures
+from skipstone.evaluation.metrics.nearest import Memorisation, MemoryCheck, nearest
+from skipstone.evaluation.metrics.proxies import Proxies
+from skipstone.evaluation.metrics.ranks import rank_correlation
+from skipstone.evaluation.metrics.solver_error import fine_solution, solver_rmse
+
+__all__ = [
+    "ClassifierFeatures",
+    "Extractor",
+    "InceptionFeatures",
+    "Memorisation",
+    "MemoryCheck",
+    "Proxies",
+    "RandomFeatures",
+    "ensure_classifier",
+    "extrapolated",
+    "fine_solution",
+    "frechet",
+    "kernel",
+    "nearest",
+    "rank_correlation",
+    "solver_rmse",
+]

@@ -1,0 +1,80 @@
+"""Results on disk: what a report shows of a run's cells, so that a sweep's jobs can be put on one page later."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from skipstone.evaluation.evaluate import Film, Result
+from skipstone.store import files
+
+_NAME = "results.safetensors"
+_KEPT = 64  # samples a cell: as many as a page shows
+
+
+def save(results: Sequence[Result], model: str, command: str, folder: Path) -> None:
+    """Write the results of one model's cells into a run's folder: every row and film, the first samples.
+
+    command: the one that gave them.
+    """
+    tensors: dict[str, Tensor] = {}
+    told = []
+    for i, result in enumerate(results):
+        tensors[f"{i}.samples"] = result.samples[:_KEPT]
+        if result.film is not None:
+            tensors |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
+        steps = result.film and {"t": result.film.t, "p": result.film.p}
+        told.append({"own": result.own, "row": {"model": model, **result.row}, "steps": steps})
+    metadata = {"results": json.dumps(told), "command": command}
+    files.write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, metadata)
+
+
+def there(folder: Path) -> bool:
+    """Whether a run left results, be they whole or not."""
+    return (folder / _NAME).is_file()
+
+
+def command(folder: Path) -> str | None:
+    """The command that gave the results in the folder; None where there are none that can be read."""
+    try:
+        with safe_open(folder / _NAME, "pt") as file:
+            return (file.metadata() or {}).get("command")
+    except (OSError, SafetensorError):
+        return None
+
+
+def set_aside(folder: Path) -> Path:
+    """Keep the results in the folder under another name, for they are not this job's; that name."""
+    path = folder / _NAME
+    kept = path.with_name(f"foreign-{path.stat().st_mtime_ns}.safetensors")
+    return path.rename(kept)
+
+
+def load(folder: Path) -> list[Result]:
+    """What `save` wrote into the folder; rows say which model. Raises OSError, and ValueError for a damaged file."""
+    try:
+        with safe_open(folder / _NAME, "pt") as file:
+            told = enumerate(json.loads(file.metadata()["results"]))
+            results = [_result(f"{i}.", each, file.get_tensor) for i, each in told]
+            _ = [(result.name, result.settings, result.row["model"]) for result in results]  # they are ours
+            return results
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder / _NAME} is damaged or of another version ({error}): remove it, and resume=<the sweep> runs that "
+            "job again."
+        ) from error
+
+
+def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) -> Result:
+    steps = told["steps"]
+    film = steps and Film(steps["t"], steps["p"], tensor(f"{prefix}x"), tensor(f"{prefix}x0"))
+    return Result(told["own"], tensor(f"{prefix}samples"), told["row"], film)
+
+
+def renamed(result: Result, name: str) -> Result:
+    """The result under another cell name."""
+    return replace(result, row={**result.row, "cell": name})

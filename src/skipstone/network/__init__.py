@@ -1,0 +1,1 @@
+"""The ε-network, its form for a GPU, and where it runs."""

@@ -1,0 +1,135 @@
+"""What `trainer=auto` means on this machine, decided once and before anything is keyed or built."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from skipstone import kernels
+from skipstone.network import compiling
+from skipstone.network.unet import UNet
+
+_THREADS = torch.get_num_threads()
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The trainer settings with accelerator, precision, kernels and compile made concrete; the rest is passed through.
+
+    auto is CUDA in bf16-mixed with our own kernels where there is a GPU, the CPU in float32 elsewhere. Raises
+    ValueError for an accelerator that is not here, and for a precision or strategy that is not supported.
+    """
+    accelerator = trainer["accelerator"]
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise ValueError(f"trainer.accelerator={accelerator!r} is not supported: choose auto, cpu or gpu.")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if seen is None else f" (CUDA_VISIBLE_DEVICES={seen})"
+        raise ValueError(
+            f"trainer.accelerator={accelerator} asks for CUDA, and there is none here{hidden}: use trainer=cpu or "
+            "trainer=auto."
+        )
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    concrete = {"accelerator": "cuda" if gpu else "cpu"}
+    precision = str(trainer["precision"])
+    if precision == "auto":
+        precision = "bf16-mixed" if gpu else "32-true"
+    precision = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true"}.get(precision, precision)
+    if precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        # the average of the weights must not be kept in less than float32, and tables are computed in more
+        raise ValueError(f"precision={precision} is not supported: choose 32-true, bf16-mixed or 16-mixed.")
+    concrete["precision"] = precision
+    if trainer["compile"] == "auto":
+        concrete["compile"] = gpu
+    if trainer["kernels"] is True and not (gpu and kernels.there()):
+        raise ValueError(
+            "kernels=true asks for a GPU of Hopper or later and for Triton, which are not both here: use kernels=auto."
+        )
+    if trainer["kernels"] == "auto":
+        concrete["kernels"] = gpu and kernels.there()
+    if trainer["strategy"] not in ("auto", "ddp_spawn"):
+        raise ValueError(
+            f"trainer.strategy={trainer['strategy']} is not supported: it would run the whole command once a device; "
+            "leave it at auto."
+        )
+    if trainer["strategy"] == "auto" and not _one(trainer["devices"]):
+        # Devices other than the first run nothing but the training, which is what Lightning's spawning strategy does.
+        concrete["strategy"] = "ddp_spawn"
+    return {**trainer, **concrete}
+
+
+def _one(devices: Any) -> bool:
+    return devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+
+
+def plain(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The resolved trainer with nothing that makes it fast: float32, neither kernels of ours nor compiled."""
+    return trainer | {"precision": "32-true", "kernels": False, "compile": False}
+
+
+def is_plain(trainer: dict[str, Any]) -> bool:
+    """Whether the resolved trainer is that already."""
+    return trainer == plain(trainer)
+
+
+def use_threads(n: int | None) -> None:
+    """Let torch use n threads on the CPU, or None for as many as it would by itself; never more than those."""
+    torch.set_num_threads(min(n or _THREADS, _THREADS))
+
+
+def device(trainer: dict[str, Any]) -> torch.device:
+    """The one device on which a resolved trainer's model is sampled: the first that it trains on."""
+    devices = trainer["devices"]
+    first = devices[0] if isinstance(devices, list) and trainer["accelerator"] == "cuda" else None
+    return torch.device(trainer["accelerator"], first)
+
+
+def place(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
+    """The network on the resolved trainer's device, in the form in which it is sampled over T = num_steps steps.
+
+    With our kernels that is a copy; else it is compiled (in place, names kept) if the trainer says so.
+    """
+    net = layout(net).to(device(trainer))
+    if has_kernels(net, trainer):
+        return sampler(net, trainer, num_steps)
+    if trainer["compile"]:
+        net.compile()
+    return net
+
+
+def sampler(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
+    """What samples a network that lies on the device: a copy with our kernels, or itself."""
+    if not has_kernels(net, trainer):
+        return net
+    from skipstone.network import fused  # imports Triton
+
+    with compiling.announced("our kernels, to sample the network", trainer):
+        return fused.Sampler(net, num_steps, _MIXED.get(trainer["precision"], torch.float32))
+
+
+def has_kernels(net: nn.Module, trainer: dict[str, Any]) -> bool:
+    """Whether this network is trained and sampled with our kernels: a plain UNet whose norms they can hold."""
+    if not trainer["kernels"] or not isinstance(net, UNet) or type(net).forward is not UNet.forward:
+        return False
+    pixels = (net.image_size // net.patch) ** 2
+    norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
+    widest = max(norm.num_channels // norm.num_groups for norm in norms)
+    return _power_of_two(pixels) * _power_of_two(widest) <= kernels.HELD and net.conv_out.out_channels <= 16
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest that is not less."""
+    return 1 << (n - 1).bit_length()
+
+
+def layout(net: nn.Module) -> nn.Module:
+    """The network in the memory layout that convolutions like."""
+    return net.to(memory_format=torch.channels_last)
+
+
+def autocast(trainer: dict[str, Any]) -> AbstractContextManager:
+    """The context in which a resolved trainer's network is evaluated outside Lightning's loops."""
+    mixed = _MIXED.get(trainer["precision"])
+    return nullcontext() if mixed is None else torch.autocast(trainer["accelerator"], mixed)

@@ -1,0 +1,1 @@
+"""What writes the tables of docs/. Nothing imports it but the scripts."""

@@ -1,0 +1,98 @@
+"""Tables for the docs, from what --json wrote, so that no figure is typed by hand."""
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from skipstone.store import files as durable
+
+_HEAD = "| {} | images/s | evaluations/s | TFLOP/s | of the product | time, of the first |\n|---|---|---|---|---|---|"
+_SHOWN = 12  # kernels of a profile
+
+
+def table(files: Sequence[str], into: Path | None = None) -> str:
+    """Markdown of the benchmarks in these files. Raises ValueError, naming the file, for one that is none of ours.
+
+    into: a page in which each takes the place between the lines <!-- NAME --> and <!-- /NAME -->, where NAME is that
+    of its file without the suffix.
+    """
+    if not files:
+        raise ValueError("name the files that --json wrote.")
+    pages = {Path(file).stem: _page(_read(Path(file))) for file in files}
+    if into is not None:
+        _replace(into, pages)
+    return "\n\n".join(pages.values())
+
+
+def _replace(into: Path, pages: dict[str, str]) -> None:
+    text = into.read_text()
+    for name, page in pages.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, there, rest = text.partition(begin)
+        _, ends, after = rest.partition(end)
+        if not there or not ends:
+            raise ValueError(f"{into} has no lines {begin.strip()} and {end} to put the table between.")
+        text = f"{before}{begin}{page}\n{end}{after}"
+    with durable.replacing(into) as temporary:
+        temporary.write_text(text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        content["benchmark"], content["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a file that --json wrote.") from error
+    return content
+
+
+def _page(content: dict[str, Any]) -> str:
+    c = content
+    how = f"{c['precision']}{', compiled' * c['compile']}{', own kernels' * c['kernels']}"
+    peer = f", diffusers {c['diffusers']}" if any(row["peer"] for row in c["rows"]) else ""
+    parts = [
+        f"`{c['command']}`",
+        f"{c['device']}, torch {c['torch']}{peer}; {how}; {c['gflop']:.2f} GFLOP an evaluation; "
+        f"{c['product']}: {c['product_tflops']:.4g} TFLOP/s. Medians.",
+    ]
+    for title, rows in groupby(c["rows"], key=lambda row: row["title"]):
+        parts.append("\n".join([_HEAD.format(title), *(_line(row) for row in rows)]))
+    if c["notes"]:
+        parts.append("\n".join(f"    {note}" for note in c["notes"]))
+    if c.get("small"):
+        parts.append(_small(c["small"]))
+    for name, found in c["profiles"].items():
+        parts.append(_profile(name, found))
+    if c["left_out"]:
+        parts.append("Left out: " + "; ".join(c["left_out"]) + ".")
+    return "\n\n".join(parts)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['name']} | {row['images_per_second']:,.1f} | {row['evaluations_per_second']:,.0f} "
+        f"| {row['tflops']:.4g} | {row['of_product']:.1%} | {row['of_first']:.3f} |"
+    )
+
+
+def _small(rows: list[dict[str, Any]]) -> str:
+    lines = ["| n | ms a step | ms of kernels | ratio |", "|---|---|---|---|"]
+    for row in rows:
+        there = "kernels" in row
+        kernels = f"{row['kernels']:.3f} | {row['milliseconds'] / row['kernels']:.2f}" if there else "– | –"
+        lines.append(f"| {row['n']} | {row['milliseconds']:.3f} | {kernels} |")
+    return "\n".join(lines)
+
+
+def _profile(name: str, found: list[dict[str, Any]]) -> str:
+    lines = [f"| kernels of {name} | ms | calls | share |", "|---|---|---|---|"]
+    for kernel in found[:_SHOWN]:
+        label = kernel["name"].replace("|", "/")[:70]
+        lines.append(f"| `{label}` | {kernel['milliseconds']:.3f} | {kernel['calls']} | {kernel['share']:.1%} |")
+    rest = found[_SHOWN:]
+    if rest:
+        time, calls, share = (sum(kernel[key] for kernel in rest) for key in ("milliseconds", "calls", "share"))
+        lines.append(f"| {len(rest)} others | {time:.3f} | {calls} | {share:.1%} |")
+    return "\n".join(lines)

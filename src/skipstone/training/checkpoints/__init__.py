@@ -1,0 +1,1 @@
+"""What a training leaves on the way, and how it goes on from there."""
