@@ -19,29 +19,21 @@ def job(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
-    from skipstone.commands.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone.commands.finished import new_folder, open_model, require_training_data
     from skipstone.evaluation.cells import build_cells
 
-    model = open_model(config)
-    trainer = resolve_trainer(config)
+    model, config = open_model(config)
     grid = config.evaluation
-    cells = build_cells(model.config, model.process, grid.taus, grid.etas, grid.schedules)
+    cells = build_cells(config, model.process, grid.taus, grid.etas, grid.schedules)
     images = instantiate(config.dataset)
     require_training_data(model, images)
 
-    from skipstone.commands.evaluate import Trained, proxies_of, review
-    from skipstone.evaluation.metrics import MemoryCheck
-    from skipstone.network import placement
-    from skipstone.report.curves import training_curve
+    from skipstone.commands.evaluate import review, yardsticks
 
-    proxies = proxies_of(config, images, trainer)
+    held_against = yardsticks(config, images, model.device)
     folder = new_folder(config.out)
-    net = placement.place(model.net, trainer, model.process.num_steps)
-    memory = MemoryCheck(images, placement.device(trainer))
-    curve = training_curve(model.folder / "metrics.csv")
-    trained = Trained(net, model.process, images, model.folder, trainer, memory, curve)
     command = shlex.join(["python", "scripts/evaluate.py", *HydraConfig.get().overrides.task])
-    review(model.config, trained, cells, proxies, folder, command, group=model.folder.name, job_type="evaluate")
+    review(config, model, cells, held_against, folder, command, group=model.folder.name, job_type="evaluate")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ def job(config: DictConfig) -> None:
     """Writes grid.png: `rows` pairs of start noises, `columns` images from one to the other."""
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model
+    from skipstone.evaluation.cells import build_cells
 
-    model = open_model(config)
-    cell = model.cell()
+    model, config = open_model(config)
+    (cell,) = build_cells(config, model.process, [], [])
     if cell.table.stochastic:
         raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")
 

@@ -16,7 +16,7 @@ def job(config: DictConfig) -> None:
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model, require_own_form
 
-    model = open_model(config)
+    model, config = open_model(config)
     if "tau" not in config.schedule:
         raise ValueError("this schedule lists its own steps and has no tau to vary: choose another schedule.")
 
@@ -29,7 +29,7 @@ def job(config: DictConfig) -> None:
     solver, inner = instantiate(config.solver), instantiate(config.solver, to_data=False)
 
     def visited(tau: int) -> tuple[int, ...]:
-        return instantiate(model.config.schedule, tau=tau)(process.num_steps)
+        return instantiate(config.schedule, tau=tau)(process.num_steps)
 
     for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
         solver.encode_table(process, visited(tau))
@@ -47,8 +47,9 @@ def job(config: DictConfig) -> None:
 
     from skipstone.data import pick, to_bytes, to_unit
     from skipstone.report import csv, curves, pictures
+    from skipstone.studies.paper.published import TABLE_2
 
-    x0 = to_unit(pick(images.held_out, config.n)).to(next(net.parameters()).device)
+    x0 = to_unit(pick(images.held_out, config.n)).to(model.device)
 
     def encoded(tau: int) -> torch.Tensor:
         return engine.sample(net, solver.encode_table(process, visited(tau)), start=x0)
@@ -76,7 +77,7 @@ def job(config: DictConfig) -> None:
         if coarse:
             print(f"tau={tau}: too coarse to invert at the steps {' '.join(coarse)}")
     csv.write_rows(rows, folder / "reconstruction.csv")
-    curves.save_reconstruction(rows, folder / "reconstruction.png")
+    curves.save_reconstruction(rows, TABLE_2, folder / "reconstruction.png")
     z = encoded(config.tau)
     shown = torch.cat([x[:10] for x in (x0, z / 2, decoded(config.tau, z))])  # the latent at half its contrast
     pictures.save_grid(to_bytes(shown).cpu(), folder / "rows.png", columns=min(10, len(x0)))

@@ -12,9 +12,10 @@ def job(config: DictConfig) -> None:
     """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model
+    from skipstone.evaluation.cells import build_cells
 
-    model = open_model(config)
-    cell = model.cell()
+    model, config = open_model(config)
+    (cell,) = build_cells(config, model.process, [], [])
 
     import numpy as np
     from rich.progress import Progress

@@ -19,35 +19,33 @@ def job(config: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from skipstone.commands.finished import new_folder, open_model, require_training_data, resolve_trainer
+    from skipstone.commands.finished import new_folder, open_model, require_training_data
     from skipstone.evaluation.cells import build_cells
 
-    model = open_model(config)
-    cells = build_cells(model.config, model.process, config.taus, config.etas)
+    model, config = open_model(config)
+    cells = build_cells(config, model.process, config.taus, config.etas)
     images = instantiate(config.dataset)
     require_training_data(model, images)
 
     from rich.progress import Progress
 
     from skipstone.evaluation.evaluate import evaluate
-    from skipstone.network import placement
     from skipstone.report import csv
     from skipstone.studies.proxies import study
     from skipstone.studies.proxies.corruptions import CORRUPTIONS, require_labels
     from skipstone.studies.proxies.figure import save_study
 
     require_labels(images)
-    trainer = resolve_trainer(config)
-    device = placement.device(trainer)
-    net = placement.place(model.net, trainer, model.process.num_steps)
-    proxies = instantiate(config.metrics)(images=images, n=config.n, outputs=Path(config.paths.outputs), device=device)
-    with placement.autocast(trainer), Progress(transient=True) as bar:
+    proxies = instantiate(config.metrics)(
+        images=images, n=config.n, outputs=Path(config.paths.outputs), device=model.device
+    )
+    with Progress(transient=True) as bar:
         task = bar.add_task("damage", total=config.floors + sum(len(kind.levels) for kind in CORRUPTIONS))
-        floors = study.Floors(images, proxies, config.floors, device, lambda: bar.advance(task))
+        floors = study.Floors(images, proxies, config.floors, model.device, lambda: bar.advance(task))
         findings = study.damage(images, proxies, floors, config.repeats, lambda: bar.advance(task))
         task = bar.add_task("cells")
         results = evaluate(
-            net,
+            model.net,
             cells,
             images.shape,
             proxies,

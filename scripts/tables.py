@@ -23,8 +23,7 @@ def job(config: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from skipstone.commands import settings
-    from skipstone.commands.finished import open_model, require_training_data, resolve_trainer
-    from skipstone.network import placement
+    from skipstone.commands.finished import open_model, require_training_data
     from skipstone.studies.paper import Ledger, Tables, about, carry_out, page, story
 
     def spent() -> float:
@@ -32,22 +31,20 @@ def job(config: DictConfig) -> None:
 
     settings.check(config)
     tried = story.read_tried(config.tried)
-    model = open_model(config)
+    model, config = open_model(config)
     try:
-        baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))
+        baseline = None if config.baseline is None else open_model(OmegaConf.merge(config, {"run": config.baseline}))[0]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"baseline: {error}") from error
-    trainer = resolve_trainer(config)
     images = instantiate(config.dataset)
     for net in filter(None, (model, baseline)):
         require_training_data(net, images)
-    ledger = Ledger(Path(config.out), about.identity(config, model, baseline, images, trainer["precision"]))
+    ledger = Ledger(Path(config.out), about.identity(config, model, baseline, images, model.trainer["precision"]))
     before = {"start and data": spent()}
-    device = placement.device(trainer)
-    tables = Tables(config, model, images, trainer, baseline)
+    tables = Tables(config, model, images, baseline)
     accuracy = about.classifier_accuracy(tables.proxies)
     before["classifier and real features"] = spent() - sum(before.values())
-    machine = about.machine(trainer, device)
+    machine = about.machine(model)
     ledger.results |= {
         "model": about.model_facts(model),
         "baseline": None if baseline is None else about.model_facts(baseline),
@@ -61,10 +58,9 @@ def job(config: DictConfig) -> None:
     }
     ahead = ledger.missing(tables.parts)
     if ahead:
-        with placement.autocast(trainer):
-            before["compiling"], rate = tables.warm_up()
-            limits = {"rate": rate, "budget": config.budget, "spent": spent}
-            carry_out(ahead, ledger, **limits, device=machine["device"], entered=lambda: page.write_page(ledger))
+        before["compiling"], rate = tables.warm_up()
+        limits = {"rate": rate, "budget": config.budget, "spent": spent}
+        carry_out(ahead, ledger, **limits, device=machine["device"], entered=lambda: page.write_page(ledger))
     ledger.save()
     path = page.write(ledger, model.folder / "metrics.csv")
     print(f"Look next at {path} ({spent():.0f} s after the start)")

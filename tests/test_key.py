@@ -13,7 +13,7 @@ from skipstone import kernels
 from skipstone.commands.cli import CONF
 from skipstone.data import ImageSet
 from skipstone.network import placement
-from skipstone.store import models
+from skipstone.store.key import model_key, weights_config
 
 CHANGES, SAME, IMAGES = "changes the key", "leaves the key", "changes the key through the images alone"
 
@@ -102,7 +102,7 @@ def with_leaf(config, leaf, value):
 
 
 def key(config, data):
-    return models.model_key(models.weights_config(config, data))
+    return model_key(weights_config(config, data.name, data.fingerprint, data.flip))
 
 
 @pytest.mark.parametrize(

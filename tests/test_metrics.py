@@ -10,6 +10,7 @@ import torch
 from skipstone import data, engine, schedules, solvers
 from skipstone.data import ImageSet
 from skipstone.evaluation import metrics
+from skipstone.evaluation.fine import solve
 from skipstone.evaluation.metrics.cache import real_features
 
 
@@ -297,7 +298,7 @@ def test_memorisation_is_the_share_of_copies(digits):
 
 
 def test_solver_rmse_falls_with_nfe_to_zero(process, net):
-    fine = metrics.fine_solution(net, process, 2, (1, 16, 16), seed=0, batch_size=2, to_data=True, clip_x0=False)
+    fine = solve(net, process, 2, (1, 16, 16), seed=0, batch_size=2)
     errors = []
     for tau in (10, 40, 160):
         table = solvers.DDIM().table(process, schedules.Exp(tau)(1000))

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from skipstone import engine, schedules, solvers
 from skipstone.data import to_unit
 from skipstone.evaluation import metrics
+from skipstone.evaluation.fine import solve
 from skipstone.training.module import DiffusionModule, Recipe
 
 STEPS = 150
@@ -35,7 +36,7 @@ def trained(composed, process, digits):
 
 
 def test_solver_rmse_falls_with_nfe_and_with_order(trained, process):
-    fine = metrics.fine_solution(trained, process, 8, SHAPE, seed=0, batch_size=8, to_data=True, clip_x0=False)
+    fine = solve(trained, process, 8, SHAPE, seed=0, batch_size=8)
 
     def rmse(solver, nfe):
         table = solver.table(process, schedules.Exp(nfe)(1000))

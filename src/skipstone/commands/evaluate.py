@@ -5,7 +5,6 @@ Its cells are sampled from the same start noise and measured, and everything tha
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +13,20 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from skipstone import engine
+from skipstone.commands.finished import OpenedModel
+from skipstone.commands.plan import keep
 from skipstone.data import ImageSet
 from skipstone.evaluation import metrics
 from skipstone.evaluation import results as archive
 from skipstone.evaluation.cells import Cell
 from skipstone.evaluation.evaluate import Result, evaluate
-from skipstone.network import compiling, placement
-from skipstone.process import ForwardProcess
+from skipstone.evaluation.fine import FineSolution
+from skipstone.network import compiling
 from skipstone.report import csv, curves, page, pictures, sheet, tracking
-from skipstone.report.embed import Drawing
-from skipstone.store import files, locks
+from skipstone.store import files
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -39,68 +37,71 @@ _COMPARED = 12  # samples that are shown beside their nearest training images
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished model. net: on the device of `trainer`, the resolved settings under which it is evaluated.
+class Yardsticks:
+    """What samples are held against.
 
-    memory: of its images.  curve: of its training, where its losses are known.
+    images:   the data set that the model was trained on
+    proxies:  distances to its images, at so many samples per cell
+    memory:   how near samples come to the images that the network was shown
     """
 
-    net: nn.Module
-    process: ForwardProcess
     images: ImageSet
-    folder: Path
-    trainer: dict[str, Any]
+    proxies: metrics.Proxies
     memory: metrics.MemoryCheck
-    curve: Drawing | None
 
 
-def proxies_of(config: DictConfig, images: ImageSet, trainer: dict[str, Any]) -> metrics.Proxies:
-    """The proxies at evaluation.images, or at as many as the data set has held out for their floor."""
+def yardsticks(config: DictConfig, images: ImageSet, device: torch.device) -> Yardsticks:
+    """The yardsticks at evaluation.images, or at as many as the data set has held out for their floor.
+
+    device: where features are extracted.
+    """
     n, there = config.evaluation.images, len(images.held_out)
     if n > there:
         log.warning("%d images a cell instead of %d: no more real images are held out", there, n)
-    return instantiate(config.metrics)(
-        images=images, n=min(n, there), outputs=Path(config.paths.outputs), device=placement.device(trainer)
-    )
+    outputs = Path(config.paths.outputs)
+    proxies = instantiate(config.metrics)(images=images, n=min(n, there), outputs=outputs, device=device)
+    return Yardsticks(images, proxies, metrics.MemoryCheck(images, device))
 
 
 def review(
     config: DictConfig,
-    trained: Trained,
+    model: OpenedModel,
     cells: Sequence[Cell],
-    proxies: metrics.Proxies,
+    held_against: Yardsticks,
     folder: Path,
     command: str,
     group: str,
     job_type: str,
 ) -> list[Result]:
-    """Sample and measure the cells; write evaluation.csv, pictures and report.html into `folder`; tell the tracker.
+    """Sample and measure the cells; write evaluation.csv, pictures and report.html; tell the tracker.
 
-    command: to get all this again.  group, job_type: of the tracker's run.
+    config:           checked (settings.check)
+    folder:           what is written lies there
+    command:          to get all this again
+    group, job_type:  of the tracker's run
     """
     instantiate(config.logger)  # a tracker that would refuse afterwards refuses now
-    with placement.autocast(trained.trainer):
-        with compiling.announced("the network, to sample it", trained.trainer) as compiles:
-            if compiles:  # here, above the bar; else evaluate's own warming up is enough
-                size = min(config.evaluation.batch_size, proxies.n * len(cells))
-                engine.warm_up(trained.net, trained.images.shape, size)
-        fine = _fine_solution(config, trained) if any(not cell.table.stochastic for cell in cells) else None
-        with Progress(transient=True) as bar:
-            task = bar.add_task("sampling")
-            results = evaluate(
-                trained.net,
-                cells,
-                trained.images.shape,
-                proxies,
-                seed=config.seed,
-                batch_size=config.evaluation.batch_size,
-                fine=fine,
-                film=True,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+    n, shape, batch_size = held_against.proxies.n, model.shape, config.evaluation.batch_size
+    with compiling.announced("the network, to sample it", model.trainer) as compiles:
+        if compiles:  # here, above the bar; otherwise evaluate's own warming up is enough
+            engine.warm_up(model.net, shape, min(batch_size, n * len(cells)))
+    fine = None if all(cell.table.stochastic for cell in cells) else fine_solution(config, model)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("sampling")
+        results = evaluate(
+            model.net,
+            cells,
+            shape,
+            held_against.proxies,
+            seed=config.seed,
+            batch_size=batch_size,
+            fine=fine,
+            film=True,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     own = next(result for result in results if result.own)
-    path = _write(results, own, trained, folder, OmegaConf.to_yaml(config), command, config.evaluation.images)
-    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trained.trainer, "nfe": own.row["nfe"]}
+    path = _write(results, own, model, held_against, folder, config, command)
+    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": model.trainer, "nfe": own.row["nfe"]}
     logger = open_tracker(config, plain, folder, job_type, None, group)
     if logger is not None:
         from skipstone.report import dashboard  # imports Lightning
@@ -111,14 +112,20 @@ def review(
             finished = True
         finally:  # a multirun's next job would go on in a run that was left open
             tracking.finish(logger, finished)
-    archive.save(results, trained.folder.name, command, folder)
+    archive.save(results, model.folder.name, command, folder)
     csv.print_table(results)
-    print(f"Look next at {path} (model: {trained.folder})")
+    print(f"Look next at {path} (model: {model.folder})")
     return results
 
 
 def _write(
-    results: Sequence[Result], own: Result, trained: Trained, folder: Path, config: str, command: str, wanted: int
+    results: Sequence[Result],
+    own: Result,
+    model: OpenedModel,
+    held_against: Yardsticks,
+    folder: Path,
+    config: DictConfig,
+    command: str,
 ) -> Path:
     """Everything for the eye; returns the path of the page, which holds all of it."""
     csv.write_csv(results, folder / "evaluation.csv")
@@ -126,15 +133,17 @@ def _write(
         pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
     curves.save_curves([result.row for result in results], folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
-    if trained.curve is not None:
-        files.write(folder / "training_curve.png", trained.curve.png)
+    metrics_csv = model.folder / "metrics.csv"
+    training = keep("curve", metrics_csv, lambda: curves.training_curve(metrics_csv))
+    if training is not None:
+        files.write(folder / "training_curve.png", training.png)
     story = page.Story(
-        model=trained.folder.name,
-        config=config,
+        model=model.folder.name,
+        config=OmegaConf.to_yaml(config),
         command=command,
-        training_curve=trained.curve and trained.curve.embedded,
-        neighbours=_neighbours(own, trained),
-        notes=_notes(wanted, own),
+        training_curve=training and training.embedded,
+        neighbours=_neighbours(own, held_against, model.device),
+        notes=_notes(config.evaluation.images, own),
     )
     return page.write_page(results, folder, story)
 
@@ -146,10 +155,10 @@ def _notes(wanted: int, own: Result) -> list[str]:
     return [fewer] if n < wanted else []
 
 
-def _neighbours(own: Result, trained: Trained) -> page.Neighbours:
+def _neighbours(own: Result, held_against: Yardsticks, device: torch.device) -> page.Neighbours:
     """The own cell's first samples beside the training images nearest to them, and what those of all samples say."""
-    train, device = trained.images.seen, placement.device(trained.trainer)
-    found = trained.memory(own.samples)
+    train = held_against.images.seen
+    found = held_against.memory(own.samples)
     indices, distances = metrics.nearest(own.samples[:_COMPARED], train, k=min(3, len(train)), device=device)
     sentence = (
         f"Of {len(own.samples)} samples, {found.too_near:.0%} lie as near to a training image as the nearest 1 % of "
@@ -160,39 +169,12 @@ def _neighbours(own: Result, trained: Trained) -> page.Neighbours:
     return page.Neighbours(own.samples[:_COMPARED], train[indices], distances, sentence)
 
 
-def _fine_solution(config: DictConfig, trained: Trained) -> Tensor:
-    """The fine-step solution of the first samples, solved once a model and kept beside it."""
+def fine_solution(config: DictConfig, model: OpenedModel) -> Tensor:
+    """The fine-step solution of the model's first samples, for solver_rmse: float32 [n, C, H, W] on the CPU."""
     n = min(config.evaluation.fine_images, config.evaluation.images)
-    clip, to_data = config.solver.clip_x0, config.solver.to_data
-    kind = ("" if to_data else "-noisy") + ("-clipped" if clip else "")
-    path = trained.folder / f"fine-seed{config.seed}-n{n}{kind}.safetensors"
-    with suppress(ValueError):
-        return _kept(path, (n, *trained.images.shape))
-    with locks.held(path.with_suffix(".lock"), f"the solution {path}"):
-        with suppress(ValueError):  # another process's
-            return _kept(path, (n, *trained.images.shape))
-        fine = _solve(trained, n, config.seed, to_data, clip)
-        files.write_tensors({"x": fine}, path)
-    return fine
-
-
-def _kept(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """A solution that was written before. Raises ValueError where there is none that is whole and ours."""
-    try:
-        x = load_file(path)["x"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is absent or damaged") from error
-    if x.shape != shape:
-        raise ValueError(f"{path} is of other samples")
-    return x
-
-
-def _solve(trained: Trained, n: int, seed: int, to_data: bool, clip: bool) -> Tensor:
-    log.info("solving %d samples over all %d steps, for solver_rmse (once a model)", n, trained.process.num_steps)
-    with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled once more for this batch
-        return metrics.fine_solution(
-            trained.net, trained.process, n, trained.images.shape, seed, n, to_data, clip
-        ).cpu()
+    kind = dict(to_data=config.solver.to_data, clip_x0=config.solver.clip_x0)
+    solution = FineSolution(model.folder, model.form, config.seed, **kind)
+    return solution.ensure(model.net, model.process, n, model.shape, batch_size=n)
 
 
 def open_tracker(

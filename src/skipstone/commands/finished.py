@@ -1,6 +1,8 @@
-"""What the commands on finished models share: find the model, build the table, make the folder for what they write."""
+"""A finished model opened for a command: found, loaded, placed; and the folder for what the command writes."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +10,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone.evaluation.cells import Cell, build_cells
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.store import models
@@ -18,53 +19,79 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A model on its device, its process, the form of its images, its folder, the composed settings with its β."""
+class OpenedModel:
+    """A finished model, ready to be sampled.
+
+    net:      on the device of `trainer`, in the form in which it is sampled there
+    process:  its forward process
+    shape:    (C, H, W) of its images
+    folder:   outputs/models/<key>
+    trainer:  the resolved settings under which it runs (placement.resolve)
+    """
 
     net: nn.Module
     process: ForwardProcess
     shape: tuple[int, int, int]
     folder: Path
-    config: DictConfig
+    trainer: dict[str, Any]
 
-    def cell(self) -> Cell:
-        """The (schedule, solver, tau, eta) that was asked for."""
-        (cell,) = build_cells(self.config, self.process, [], [])
-        return cell
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return placement.device(self.trainer)
+
+    @cached_property
+    def weights(self) -> str:
+        """A hash of the stored weights."""
+        with models.weights_of(self.folder).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    @property
+    def form(self) -> dict[str, str]:
+        """What changes its predictions: the weights, and how they are evaluated."""
+        return {"weights": self.weights} | {name: str(self.trainer[name]) for name in ("precision", "kernels")}
 
 
-def open_model(config: DictConfig) -> Finished:
-    """The model that `run` names, by its key or its folder. Raises FileNotFoundError with the keys that there are."""
+def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
+    """The model that `run` names by its key or its folder, and the settings with the model's own β as `noise`.
+
+    It is placed as device, precision, compile, kernels and threads ask. Raises FileNotFoundError, naming the keys that
+    there are, if there is no such model.
+    """
+    folder = _folder_of(config)
     compiling.keep_under(config.paths.outputs)
+    trainer = _trainer_of(config)
+    net, process = models.load(folder)
+    config = OmegaConf.merge(config, {"noise": models.read_config(folder)["noise"]})
+    shape = (net.channels, net.image_size, net.image_size)
+    placed = placement.place(net, trainer, process.num_steps)
+    return OpenedModel(placed, process, shape, folder, trainer), config
+
+
+def _folder_of(config: DictConfig) -> Path:
     store = models.ModelStore(config.paths.outputs)
     there = store.keys() or ["none; train one with train.py"]
     if OmegaConf.is_missing(config, "run"):
         raise ValueError(f"say which model with run=<key>: there is {', '.join(there)}.")
-    folder = Path(config.run)
-    if not folder.is_dir():
-        folder = store.folder(config.run)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
+    for folder in (Path(config.run), store.folder(config.run)):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
+
+
+def _trainer_of(config: DictConfig) -> dict[str, Any]:
+    """The settings under which a command evaluates the network, resolved; threads take effect here."""
     if config.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={config.device} is unknown: choose auto, cpu or cuda.")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda asks for CUDA, and there is none here: use device=cpu or device=auto.")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    net, process = models.load(folder)
-    config = OmegaConf.merge(config, {"noise": models.read_config(folder)["noise"]})
-    shape = (net.channels, net.image_size, net.image_size)
-    return Finished(net.to("cuda" if cuda else "cpu"), process, shape, folder, config)
-
-
-def resolve_trainer(config: DictConfig) -> dict[str, Any]:
-    """The settings device, precision, kernels and so on, as placement.resolve has them; threads take effect here."""
     placement.use_threads(config.threads)
     one = {"accelerator": config.device, "devices": 1, "strategy": "auto"}
     return placement.resolve({**one, **{name: config[name] for name in ("precision", "compile", "kernels")}})
 
 
-def require_training_data(model: Finished, images: "ImageSet") -> None:
-    """Raise ValueError unless these are the very images that the model was trained on: distances compare with them."""
+def require_training_data(model: OpenedModel, images: "ImageSet") -> None:
+    """Raise ValueError unless these are the images that the model was trained on: distances compare with them."""
     require_own_form(model, images)
     trained_on = models.read_config(model.folder)["dataset"]
     fingerprint = trained_on.get("fingerprint")
@@ -75,8 +102,8 @@ def require_training_data(model: Finished, images: "ImageSet") -> None:
         )
 
 
-def require_own_form(model: Finished, images: "ImageSet") -> None:
-    """Raise ValueError unless these images have the form of those that the model makes."""
+def require_own_form(model: OpenedModel, images: "ImageSet") -> None:
+    """Raise ValueError unless these images have the shape of those that the model makes."""
     if images.shape != model.shape:
         raise ValueError(
             f"the model makes images {model.shape}, dataset={images.name} holds {images.shape} (channels, height, "

@@ -12,17 +12,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone.commands.evaluate import Trained, open_tracker, proxies_of, review
+from skipstone.commands.evaluate import open_tracker, review, yardsticks
+from skipstone.commands.finished import OpenedModel
 from skipstone.commands.plan import Plan, keep
 from skipstone.commands.sweeps import folder as resume
 from skipstone.commands.sweeps import launch
 from skipstone.evaluation import results
 from skipstone.evaluation.evaluate import evaluate
-from skipstone.evaluation.metrics import MemoryCheck, Proxies
+from skipstone.evaluation.metrics import Proxies
 from skipstone.network import compiling, placement
 from skipstone.report import tracking
-from skipstone.report.curves import training_curve
 from skipstone.store import locks, models
+from skipstone.store.key import model_key, weights_config
 from skipstone.training.checkpoints import resume as checkpoints
 
 log = logging.getLogger(__name__)
@@ -58,25 +59,22 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     trainer, images = plan.trainer, plan.images
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
     measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
-    proxies = keep("proxies", measured_by, lambda: proxies_of(config, images, trainer))
-    memory = keep("memory", [plain["dataset"], trainer], lambda: MemoryCheck(images, placement.device(trainer)))
-    weights = models.weights_config(plain, images)
-    key = models.model_key(weights)
+    held_against = keep("yardsticks", measured_by, lambda: yardsticks(config, images, placement.device(trainer)))
+    weights = weights_config(plain, images.name, images.fingerprint, images.flip)
+    key = model_key(weights)
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
     store = models.ModelStore(config.paths.outputs)
-    train = partial(_train, config, plain, plan, proxies, folder, group)
+    train = partial(_train, config, plain, plan, held_against.proxies, folder, group)
     model_folder = store.ensure(weights, train, config.fresh, renewed)
 
     def place() -> nn.Module:
         models.load_weights(plan.net, model_folder, key)
         return placement.place(plan.net, trainer, plan.process.num_steps)
 
-    model = [str(model_folder), store.finished_at(key)]
-    net = keep("net", [*model, trainer], place)
-    curve = keep("curve", model, lambda: training_curve(model_folder / "metrics.csv"))
-    trained = Trained(net, plan.process, images, model_folder, trainer, memory, curve)
-    review(config, trained, plan.cells, proxies, folder, command, group, job_type="sample")
+    net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
+    model = OpenedModel(net, plan.process, images.shape, model_folder, trainer)
+    review(config, model, plan.cells, held_against, folder, command, group, job_type="sample")
 
 
 def _has_result(folder: Path, words: list[str], resumed: bool) -> bool:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from skipstone.data.images import ImageSet, check, split
-from skipstone.store import files as durable
+from skipstone.store.files import replacing
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _HELD_OUT_NAMES = ("test", "val", "valid", "validation")
@@ -98,7 +98,7 @@ def _read(files: Sequence[Path], image_size: int, channels: int, cache: str | No
         images = _decode(files, image_size, channels)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with durable.replacing(kept) as temporary:
+        with replacing(kept) as temporary:
             temporary.write_bytes(save({"images": images}))
     except OSError as error:
         log.warning("the decoded images could not be kept for the next time: %s", error)

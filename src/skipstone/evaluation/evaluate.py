@@ -72,7 +72,7 @@ def evaluate(
 ) -> list[Result]:
     """Sample all cells in one batch that stays full, proxies.n images each from the same start noise; measure them.
 
-    fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (metrics.fine_solution).
+    fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (evaluation/fine.py).
     film: whether the first samples' way is kept, too.  progress: as for engine.sample_many.
     A row's seconds are its share of the sampling's, by evaluations; compiling is not in them.
     """

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skipstone import kernels
 from skipstone.network import compiling
@@ -89,14 +89,28 @@ def device(trainer: dict[str, Any]) -> torch.device:
 def place(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
     """The network on the resolved trainer's device, in the form in which it is sampled over T = num_steps steps.
 
-    With our kernels that is a copy; else it is compiled (in place, names kept) if the trainer says so.
+    With our kernels that is a copy. Otherwise it is compiled (in place, names kept) if the trainer says so, and where
+    the precision is mixed it is wrapped, so that whoever calls it needs no autocast.
     """
     net = layout(net).to(device(trainer))
     if has_kernels(net, trainer):
         return sampler(net, trainer, num_steps)
     if trainer["compile"]:
         net.compile()
-    return net
+    mixed = _MIXED.get(trainer["precision"])
+    return net if mixed is None else _Mixed(net, mixed)
+
+
+class _Mixed(nn.Module):
+    """eps of a float32 network, evaluated under autocast."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net, self.dtype = net, dtype
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, self.dtype):
+            return self.net(x, t)
 
 
 def sampler(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:

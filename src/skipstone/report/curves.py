@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from skipstone.report.embed import Drawing
 from skipstone.report.pictures import png, write
 from skipstone.report.rows import Row, families, finite, floor, metrics
-from skipstone.studies.paper import published
 
 _MARKERS = "osD^vPX*"
 _GRAY = "0.45"
@@ -177,15 +176,18 @@ def _column(records: Sequence[dict[str, Any]], name: str) -> list[tuple[int, flo
     return sorted(points)
 
 
-def save_reconstruction(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """The error of encoding and decoding against NFE, both axes logarithmic, the paper's figures beside it."""
+def save_reconstruction(rows: Sequence[dict[str, Any]], published: Mapping[int, float], path: Path) -> None:
+    """The error of encoding and decoding against NFE, both axes logarithmic.
+
+    published: a paper's errors by NFE, which are drawn beside ours.
+    """
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
     for method, label in (("euler", "encode, decode"), ("exact", "invert, decode")):
         points = sorted((row["nfe"], row["mse"]) for row in rows if row["method"] == method)
         if points:
             axes.loglog(*zip(*points, strict=True), "o-", label=label)
-    axes.loglog(published.TABLE_2.keys(), published.TABLE_2.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
+    axes.loglog(published.keys(), published.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
     axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -1,11 +1,19 @@
-"""Files that survive: whoever reads one finds the old file or the new one, whole, whenever the writer was cut off."""
+"""Files that survive: a reader finds the old file or the new one, whole, whenever the writer was cut off.
 
+Also YAML files from elsewhere, read as plain values and nothing else.
+"""
+
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import save
 from torch import Tensor
 
@@ -15,7 +23,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path` to write to; when the block ends well, it is flushed to the disk and moved there.
 
     previous: where the old file goes, instead of being replaced. Raises OSError that names `path`; what was there is
-    then left alone. A process that is killed meanwhile leaves a temporary file: see `sweep`.
+    then left alone. A process that is killed meanwhile leaves a temporary file: see `remove_temporary`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -45,10 +53,25 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
     write(path, save(tensors, metadata))
 
 
-def sweep(folder: Path) -> None:
+def remove_temporary(folder: Path) -> None:
     """Remove the temporary files that killed writers left. Nobody else may be writing in the folder."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file as plain containers. Nothing in it is resolved.
+
+    Raises OSError, and ValueError if the file is damaged or has what our files do not have: code to be run, or
+    aliases, because a few lines of them can stand for billions.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError(f"{path} has aliases")
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:  # the first is OmegaConf's
+        raise ValueError(f"{path} is damaged") from error
 
 
 def _flush(path: Path) -> None:

@@ -1,19 +1,16 @@
-"""The model store: one folder a trained model, named by everything that changes its weights and by nothing else.
+"""The model store: one folder per trained model, named by its key.
 
     <outputs>/models/<key>/   config.yaml  last.ckpt  previous.ckpt  ema.safetensors  metrics.csv  DONE
 
-Sampling settings (schedule, tau, eta, solver), loggers, devices and paths are not in the key: a run that differs only
-there finds the model and samples it. DONE is written last; a folder without it is a training to be resumed. While
-<key>.lock lies beside the folder, a process trains there and others wait for it.
+DONE is written last; a folder without it is a training to be resumed. While <key>.lock lies beside the folder, a
+process trains there and others wait for it.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from hydra.errors import HydraException
@@ -23,52 +20,20 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from skipstone.process import ForwardProcess
-from skipstone.store import files, locks, plain
-
-if TYPE_CHECKING:
-    from skipstone.data import ImageSet
+from skipstone.store import files, locks
+from skipstone.store.key import FORMAT, model_key
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 _WEIGHTS, _CONFIG, _DONE = "ema.safetensors", "config.yaml", "DONE"
 _MODEL = "model"  # in the metadata of the weights, the model's key
 _FRESH, _OLD = ".fresh", ".old"  # added to a key: a model that is trained anew, one that is being replaced
-
-# Trainer settings that leave the weights alone. What is not listed here counts as changing them.
-_WEIGHTLESS = (
-    "accelerator", "devices", "num_nodes", "strategy", "compile", "kernels", "val_check_interval", "threads",
-    "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
-)  # fmt: skip
-
-# Recipe settings that came later, at the value that leaves training as it was: they are not hashed there, so that a
-# model that was trained before has the key that it had.
-_NEUTRAL = {"weighting": "none", "optimizer": "adamw"}
 
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
     "skipstone.UNet", "skipstone.VelocityUNet",
     "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear",
 )  # fmt: skip
-
-
-def weights_config(config: dict[str, Any], images: "ImageSet") -> dict[str, Any]:
-    """Everything that changes the weights, from a composed and resolved configuration, as plain containers."""
-    return {
-        "format": FORMAT,
-        "dataset": {"name": images.name, "fingerprint": images.fingerprint, "flip": images.flip},
-        "model": config["model"],
-        "noise": config["noise"],
-        "training": {k: v for k, v in config["training"].items() if k not in _NEUTRAL or v != _NEUTRAL[k]},
-        "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
-        "seed": config["seed"],
-    }
-
-
-def model_key(weights: dict[str, Any]) -> str:
-    """The name of the model's folder: its data set, for people, and a hash of all that `weights_config` gathered."""
-    text = json.dumps(weights, sort_keys=True)
-    return f"{weights['dataset']['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def key_of(folder: Path) -> str:
@@ -143,11 +108,11 @@ class ModelStore:
         """Train into `folder`, which is finished once DONE is in it."""
         self._say_what_changed(weights)
         folder.mkdir(exist_ok=True)
-        files.sweep(folder)
+        files.remove_temporary(folder)
         with files.replacing(folder / _CONFIG) as path:
             OmegaConf.save(OmegaConf.create(weights), path)
         key = model_key(weights)
-        save_weights(train(folder), folder / _WEIGHTS, key)
+        save_weights(train(folder), weights_of(folder), key)
         files.write(folder / _DONE, f"{key}\n".encode())
 
     def _half_replaced(self, key: str) -> bool:
@@ -169,7 +134,7 @@ class ModelStore:
         """Warn where a model of the same settings was trained on other images under the same name."""
         for path in sorted(self.root.glob(f"{weights['dataset']['name']}-*/{_CONFIG}")):
             try:
-                other = plain.read(path)
+                other = files.read_yaml(path)
                 fingerprint = other["dataset"]["fingerprint"]
             except (OSError, ValueError, LookupError, TypeError):
                 continue  # no model of ours; it is not what was asked for
@@ -183,6 +148,11 @@ class ModelStore:
                 )  # fmt: skip
 
 
+def weights_of(folder: Path) -> Path:
+    """The file with the weights of the model in `folder`."""
+    return folder / _WEIGHTS
+
+
 def save_weights(net: nn.Module, path: Path, key: str) -> None:
     """Write a network's weights, and whose they are."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
@@ -191,7 +161,7 @@ def save_weights(net: nn.Module, path: Path, key: str) -> None:
 
 def load_weights(net: nn.Module, folder: Path, key: str) -> None:
     """Give a network the weights of the finished model `key` in `folder`. Raises ValueError if they are not there."""
-    path = folder / _WEIGHTS
+    path = weights_of(folder)
     try:
         with safe_open(path, "pt") as file:
             of = (file.metadata() or {}).get(_MODEL, key)
@@ -214,7 +184,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / _CONFIG
     try:
-        config = plain.read(path)
+        config = files.read_yaml(path)
         ours = "name" in config["dataset"] and all(isinstance(config[part], dict) for part in ("model", "noise"))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error

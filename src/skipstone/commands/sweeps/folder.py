@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 
 from skipstone.commands import settings
 from skipstone.commands.settings import CONF
-from skipstone.store import plain
+from skipstone.store import files
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def command(folder: Path) -> Command:
     if not is_sweep(folder):
         raise FileNotFoundError(f"{folder} is no sweep: name a folder outputs/sweeps/<date>/<time>-<pid>.")
     try:
-        past = plain.read(path)["hydra"]
+        past = files.read_yaml(path)["hydra"]
         hydra, task = ([str(word) for word in past["overrides"][whose]] for whose in ("hydra", "task"))
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged, so what the sweep was is not known: give its command anew.") from error

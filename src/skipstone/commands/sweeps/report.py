@@ -14,7 +14,7 @@ from skipstone.commands.sweeps import launch
 from skipstone.evaluation import results as archive
 from skipstone.evaluation.evaluate import Result
 from skipstone.report import csv, curves, page, sheet
-from skipstone.store import plain
+from skipstone.store import files
 
 _CLOCK = ("seconds", "images_per_second")  # in which two samplings of one cell differ
 
@@ -107,7 +107,7 @@ def _jobs(folder: Path) -> dict[int, list[str] | None]:
     for number, path in there.items():
         # absent as yet, or torn
         with suppress(OSError, ValueError, TypeError, AttributeError):
-            jobs[number] = [word for word in plain.read(path) if not word.startswith("resume=")]
+            jobs[number] = [word for word in files.read_yaml(path) if not word.startswith("resume=")]
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
         jobs |= enumerate(resume.job_overrides(folder))
     return dict(sorted(jobs.items()))

@@ -7,7 +7,7 @@ from skipstone.evaluation.metrics.inception import InceptionFeatures
 from skipstone.evaluation.metrics.nearest import Memorisation, MemoryCheck, nearest
 from skipstone.evaluation.metrics.proxies import Proxies
 from skipstone.evaluation.metrics.ranks import rank_correlation
-from skipstone.evaluation.metrics.solver_error import fine_solution, solver_rmse
+from skipstone.evaluation.metrics.solver_error import solver_rmse
 
 __all__ = [
     "ClassifierFeatures",
@@ -19,7 +19,6 @@ __all__ = [
     "RandomFeatures",
     "ensure_classifier",
     "extrapolated",
-    "fine_solution",
     "frechet",
     "kernel",
     "nearest",

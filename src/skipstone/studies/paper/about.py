@@ -1,6 +1,5 @@
 """What a reader of the tables must know beside the numbers: the model and its training, the data, the machine."""
 
-import hashlib
 import platform
 from itertools import islice
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from skipstone.commands.finished import Finished
+from skipstone.commands.finished import OpenedModel
 from skipstone.data import ImageSet
 from skipstone.evaluation.metrics import ClassifierFeatures, Proxies
 
@@ -18,7 +17,9 @@ _PLACES = ("out", "paths.outputs", "tried", "budget", "train_command")
 _FOLDERS = ("dataset.root", "metrics.inception")
 
 
-def identity(config: DictConfig, model: Finished, baseline: Finished | None, images: ImageSet, precision: str) -> dict:
+def identity(
+    config: DictConfig, model: OpenedModel, baseline: OpenedModel | None, images: ImageSet, precision: str
+) -> dict:
     """Everything that changes a number of the tables, as JSON has it."""
     settings = ("seed", "images", "images_all_steps", "images_back", "nfes", "nfes_compared", "nfes_back", "batch_size")
     plain = OmegaConf.to_container(config, resolve=True)
@@ -31,13 +32,12 @@ def identity(config: DictConfig, model: Finished, baseline: Finished | None, ima
     }
 
 
-def weights_of(model: Finished) -> str:
+def weights_of(model: OpenedModel) -> str:
     """A model's name and a hash of its weights."""
-    with (model.folder / "ema.safetensors").open("rb") as file:
-        return f"{model.folder.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return f"{model.folder.name} {model.weights}"
 
 
-def model_facts(model: Finished) -> dict[str, Any]:
+def model_facts(model: OpenedModel) -> dict[str, Any]:
     """Of a finished model: its settings, the images it was shown, how long that took."""
     config = OmegaConf.load(model.folder / "config.yaml")
     training = {
@@ -89,8 +89,9 @@ def classifier_accuracy(proxies: Proxies) -> float | None:
     return found[0] if found else None
 
 
-def machine(trainer: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def machine(model: OpenedModel) -> dict[str, Any]:
     """The device, and how the network was evaluated there."""
+    device, trainer = model.device, model.trainer
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} processor, "
     if device.type != "cuda":
         name += f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)

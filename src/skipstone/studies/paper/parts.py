@@ -1,9 +1,7 @@
 """The parts of the tables, the most important first. Each samples in one packed batch and measures what came out."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,20 +9,19 @@ from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skipstone import engine
-from skipstone.commands.finished import Finished
+from skipstone.commands.finished import OpenedModel
 from skipstone.data import ImageSet, pick, to_unit
 from skipstone.evaluation.evaluate import Cell, evaluate, measured
+from skipstone.evaluation.fine import FineSolution
 from skipstone.evaluation.metrics import MemoryCheck, Proxies
 from skipstone.evaluation.metrics.features import float32
 from skipstone.network import placement
 from skipstone.schedules import Exp, Quad, Uniform
 from skipstone.solvers import DDIM, DPMSolverPP
-from skipstone.store import files
+from skipstone.store import models
 from skipstone.studies.paper import cells, published
 
 KEPT = 64  # samples of a cell, for pictures
@@ -67,10 +64,9 @@ class Tables:
     def __init__(
         self,
         config: DictConfig,
-        model: Finished,
+        model: OpenedModel,
         images: ImageSet,
-        trainer: dict[str, Any],
-        baseline: Finished | None,
+        baseline: OpenedModel | None,
     ) -> None:
         for name in ("images", "images_all_steps", "images_back"):
             if config[name] > len(images.held_out):
@@ -79,15 +75,13 @@ class Tables:
                     "out, and there must be as many."
                 )
         self.config, self.model, self.images = config, model, images
-        self.trainer, self.device = trainer, placement.device(trainer)
-        self.plain = copy.deepcopy(model.net)  # before the other may be compiled in place
-        self.net = placement.place(model.net, trainer, model.process.num_steps)
+        self.net, self.device = model.net, model.device
         self.parts = [
             *(self._row_of_table_1(row) for row in ("0", "1", "σ̂", "0.5", "0.2")),
             self._reconstruction(),
             *([] if baseline is None else [self._baseline(baseline)]),
             replace(self._all_steps("0", self._solve), others_need_it=True),
-            *([] if placement.is_plain(trainer) else [self._precision()]),
+            *([] if placement.is_plain(model.trainer) else [self._precision()]),
             self._compared("schedules", DDIM(), [Uniform, Exp]),
             self._compared("solvers", DPMSolverPP(order=2), [Quad, Uniform, Exp]),
             *(self._all_steps(row, self._sample_all_steps) for row in ("1", "σ̂")),
@@ -120,12 +114,9 @@ class Tables:
     def _compared(self, name: str, solver: Any, schedules: Sequence[Any]) -> Part:
         return self._part(name, cells.compared(self.model.process, schedules, solver, self.config.nfes_compared))
 
-    def _baseline(self, baseline: Finished) -> Part:
+    def _baseline(self, baseline: OpenedModel) -> Part:
         its_cells = cells.row_of_table_1(baseline.process, "0", self.config.nfes_compared)
-
-        return self._part(
-            "baseline", its_cells, place=lambda: placement.place(baseline.net, self.trainer, baseline.process.num_steps)
-        )
+        return self._part("baseline", its_cells, net=baseline.net)
 
     def _part(
         self,
@@ -134,25 +125,24 @@ class Tables:
         *,
         row: str = "0",
         is_table_1: bool = False,
-        place: Callable[[], nn.Module] | None = None,
+        net: nn.Module | None = None,
     ) -> Part:
         """Cells at config.images.
 
-        is_table_1: also held against the training images, and their first samples kept.  place: makes another network
-        than the model's ready, when it is needed.
+        is_table_1: also held against the training images, and their first samples kept.  net: another network than
+        the model's.
         """
         n = self.config.images
 
         def run(progress: Progress) -> Outcome:
-            net, fine = (self.net, self.fine) if place is None else (place(), None)
             results = evaluate(
-                net,
+                net or self.net,
                 its_cells,
                 self.images.shape,
                 self.proxies,
                 seed=self.config.seed,
                 batch_size=self.config.batch_size,
-                fine=fine,
+                fine=self.fine if net is None else None,
                 progress=progress,
             )
             rows = [{"part": name, "row": row, **result.row} for result in results]
@@ -204,9 +194,10 @@ class Tables:
 
             fast, x = self._measured(cell, lambda: self._sample_all_steps(cell, first))
             with float32(self.device):
-                plain = placement.place(self.plain, placement.plain(self.trainer), process.num_steps)
+                net, _ = models.load(self.model.folder)
+                plain = placement.place(net, placement.plain(self.model.trainer), process.num_steps)
                 reference, x32 = self._measured(cell, lambda: self._sample_all_steps(cell, second, plain))
-            fast |= {"precision": self.trainer["precision"], "difference": float((x - x32).abs().mean())}
+            fast |= {"precision": self.model.trainer["precision"], "difference": float((x - x32).abs().mean())}
             rows = [fast, reference | {"precision": "32-true", "difference": 0.0}]
             return Outcome([{"part": "precision", "row": "0", **row} for row in rows], {})
 
@@ -216,19 +207,17 @@ class Tables:
     def _solve(self, cell: Cell, progress: Progress) -> Tensor:
         """The deterministic one is kept beside the model: it is what every other deterministic cell approximates."""
         x = self._sample_all_steps(cell, progress)
-        files.write_tensors({"x": x}, self._fine_path)
+        self._solution.write(x)
         return x
 
     @property
     def fine(self) -> Tensor | None:
         """The fine-step solution of the first samples, for solver_rmse; None before it is solved."""
-        with suppress(OSError, SafetensorError):
-            return load_file(self._fine_path)["x"]
-        return None
+        return self._solution.read(self.config.images_all_steps, self.images.shape)
 
     @property
-    def _fine_path(self) -> Path:
-        return self.model.folder / f"fine-seed{self.config.seed}-n{self.config.images_all_steps}.safetensors"
+    def _solution(self) -> FineSolution:
+        return FineSolution(self.model.folder, self.model.form, self.config.seed)
 
     @cached_property
     def _memory(self) -> MemoryCheck:

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from skipstone.store import files as durable
+from skipstone.store.files import replacing
 
 _HEAD = "| {} | images/s | evaluations/s | TFLOP/s | of the product | time, of the first |\n|---|---|---|---|---|---|"
 _SHOWN = 12  # kernels of a profile
@@ -35,7 +35,7 @@ def _replace(into: Path, pages: dict[str, str]) -> None:
         if not there or not ends:
             raise ValueError(f"{into} has no lines {begin.strip()} and {end} to put the table between.")
         text = f"{before}{begin}{page}\n{end}{after}"
-    with durable.replacing(into) as temporary:
+    with replacing(into) as temporary:
         temporary.write_text(text)
 
 

@@ -95,11 +95,11 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[Cell, Second
     from omegaconf import OmegaConf
 
     from skipstone import load
-    from skipstone.commands.evaluate import proxies_of
+    from skipstone.commands.evaluate import yardsticks
     from skipstone.commands.settings import CONF
+    from skipstone.evaluation import fine
     from skipstone.evaluation.cells import build_cells
     from skipstone.evaluation.evaluate import evaluate
-    from skipstone.evaluation.metrics import fine_solution
     from skipstone.network import placement
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -109,12 +109,12 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[Cell, Second
     (folder,) = (outputs / "models").iterdir()
     net, process = load(folder)
     net, images = placement.place(net, trainer, process.num_steps), instantiate(config.dataset)
-    proxies, batch = proxies_of(config, images, trainer), config.evaluation.batch_size
+    proxies = yardsticks(config, images, placement.device(trainer)).proxies
+    batch = config.evaluation.batch_size
 
     def seconds(call: Callable[[], object]) -> Seconds:
         began, used = time.perf_counter(), time.process_time()
-        with placement.autocast(trainer):
-            call()
+        call()
         return Seconds(time.perf_counter() - began, time.process_time() - used)
 
     def sampled(cell: Cell) -> Seconds:
@@ -126,5 +126,5 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[Cell, Second
 
     sampled((TAUS[-1], ETAS[0]))  # the first call of all is slower
     n = min(config.evaluation.fine_images, config.evaluation.images)
-    solved = seconds(lambda: fine_solution(net, process, n, images.shape, config.seed, n, True, False))
+    solved = seconds(lambda: fine.solve(net, process, n, images.shape, config.seed, n))
     return {cell: sampled(cell) for cell in product(TAUS, ETAS)}, solved

@@ -11,6 +11,7 @@ import skipstone
 from skipstone import UNet
 from skipstone.data import ImageSet
 from skipstone.store import locks, models
+from skipstone.store.key import model_key, weights_config
 
 MODEL = {
     "_target_": "skipstone.UNet",
@@ -43,13 +44,17 @@ def images(seed=0):
     return ImageSet("random", pixels[:4], pixels[4:])
 
 
+def weights_of(config, data):
+    return weights_config(config, data.name, data.fingerprint, data.flip)
+
+
 def build():
     return UNet(**{name: value for name, value in MODEL.items() if name != "_target_"})
 
 
 def test_a_model_is_trained_once_and_anew_only_when_fresh(tmp_path):
     store = models.ModelStore(tmp_path)
-    weights = models.weights_config(CONFIG, images())
+    weights = weights_of(CONFIG, images())
     trained = []
 
     def train(folder):
@@ -68,7 +73,7 @@ def test_a_model_is_trained_once_and_anew_only_when_fresh(tmp_path):
 
 def test_what_one_purpose_wants_fresh_is_trained_once(tmp_path):
     """Also where another process has seen to it while this one waited, after having looked."""
-    store, weights = models.ModelStore(tmp_path), models.weights_config(CONFIG, images())
+    store, weights = models.ModelStore(tmp_path), weights_of(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
     assert store.ensure(weights, lambda _: build(), fresh=True, renewed=tmp_path / "first") == folder
     store.ensure(weights, die, fresh=True, renewed=tmp_path / "first")
@@ -91,7 +96,7 @@ def test_what_one_purpose_wants_fresh_is_trained_once(tmp_path):
 
 def test_a_fresh_training_that_fails_leaves_the_old_model_alone(tmp_path):
     store = models.ModelStore(tmp_path)
-    weights = models.weights_config(CONFIG, images())
+    weights = weights_of(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
     before = (folder / "ema.safetensors").read_bytes()
     with pytest.raises(RuntimeError, match="no luck"):
@@ -106,7 +111,7 @@ def die(_):
 
 def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_path, monkeypatch):
     """At every one of the moments between being done and being in place, whoever wants the model next."""
-    store, weights = models.ModelStore(tmp_path), models.weights_config(CONFIG, images())
+    store, weights = models.ModelStore(tmp_path), weights_of(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
     for moment, fresh in ((0, True), (0, False), (1, False)):  # there are two renames
         before, rename, left = (folder / "DONE").stat().st_mtime_ns, Path.rename, [moment]
@@ -128,24 +133,24 @@ def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_p
 
 @pytest.mark.parametrize("half", [False, True], ids=["finished", "half"])
 def test_that_the_images_have_changed_is_said(half, tmp_path, caplog):
-    store, before = models.ModelStore(tmp_path), models.weights_config(CONFIG, images())
+    store, before = models.ModelStore(tmp_path), weights_of(CONFIG, images())
     if half:
         with pytest.raises(RuntimeError, match="no luck"):
             store.ensure(before, die)
     else:
         store.ensure(before, lambda _: build())
-    store.ensure(models.weights_config({**CONFIG, "seed": 1}, images()), lambda _: build())
+    store.ensure(weights_of({**CONFIG, "seed": 1}, images()), lambda _: build())
     store.ensure(before, lambda _: build())
     assert "have changed" not in caplog.text
-    store.ensure(models.weights_config(CONFIG, images(1)), lambda _: build())
+    store.ensure(weights_of(CONFIG, images(1)), lambda _: build())
     (said,) = [message for message in caplog.messages if "images of dataset random have changed" in message]
-    assert str(store.folder(models.model_key(before))) in said
+    assert str(store.folder(model_key(before))) in said
     assert "a new model is trained" in said
 
 
 @pytest.fixture
 def model(tmp_path):
-    return models.ModelStore(tmp_path).ensure(models.weights_config(CONFIG, images()), lambda _: build())
+    return models.ModelStore(tmp_path).ensure(weights_of(CONFIG, images()), lambda _: build())
 
 
 def test_load_gives_the_network_and_its_process(model):

@@ -1,0 +1,46 @@
+"""A model's key: the name of its folder, a function of everything that changes its weights and of nothing else.
+
+Sampling settings (schedule, tau, eta, solver), loggers, devices and paths are not in it: a run that differs only there
+finds the model and samples it.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+FORMAT = 1
+
+# Trainer settings that leave the weights alone. What is not listed here counts as changing them.
+_WEIGHTLESS = (
+    "accelerator", "devices", "num_nodes", "strategy", "compile", "kernels", "val_check_interval", "threads",
+    "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
+)  # fmt: skip
+
+# Recipe settings that came later, each with the value that leaves training as it was. At that value a setting is not
+# hashed, so a model that was trained before the setting existed keeps its key.
+_NEUTRAL = {"weighting": "none", "optimizer": "adamw"}
+
+
+def weights_config(config: dict[str, Any], name: str, fingerprint: str, flip: bool) -> dict[str, Any]:
+    """Everything that changes the weights, as plain containers.
+
+    config:       composed and resolved, with the groups model, noise, training and trainer, and the seed
+    name:         of the data set
+    fingerprint:  of its images (ImageSet.fingerprint)
+    flip:         whether half of the training images are mirrored
+    """
+    return {
+        "format": FORMAT,
+        "dataset": {"name": name, "fingerprint": fingerprint, "flip": flip},
+        "model": config["model"],
+        "noise": config["noise"],
+        "training": {k: v for k, v in config["training"].items() if k not in _NEUTRAL or v != _NEUTRAL[k]},
+        "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
+        "seed": config["seed"],
+    }
+
+
+def model_key(weights: dict[str, Any]) -> str:
+    """The name of the model's folder: its data set, for people, and a hash of what `weights_config` gathered."""
+    text = json.dumps(weights, sort_keys=True)
+    return f"{weights['dataset']['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
