@@ -11,6 +11,7 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv (once; a few minutes)"
