@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -22,7 +23,7 @@ from skipstone.evaluation.evaluate import evaluate
 from skipstone.evaluation.metrics import Proxies
 from skipstone.network import compiling, placement
 from skipstone.report import tracking
-from skipstone.store import locks, models
+from skipstone.store import locks, models, source
 from skipstone.store.key import model_key, weights_config
 from skipstone.training.checkpoints import resume as checkpoints
 
@@ -60,7 +61,10 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}
     measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
     held_against = keep("yardsticks", measured_by, lambda: yardsticks(config, images, placement.device(trainer)))
-    weights = weights_config(plain, images.name, images.fingerprint, images.flip)
+    # the network's classes and those that they build on, and the function that made β
+    types = [base for module in plan.net.modules() for base in type(module).__mro__]
+    own_code = source.fingerprint([*types, get_object(config.noise._target_)])
+    weights = weights_config(plain, images.name, images.fingerprint, images.flip, own_code)
     key = model_key(weights)
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job

@@ -21,15 +21,18 @@ _WEIGHTLESS = (
 _NEUTRAL = {"weighting": "none", "optimizer": "adamw"}
 
 
-def weights_config(config: dict[str, Any], name: str, fingerprint: str, flip: bool) -> dict[str, Any]:
+def weights_config(
+    config: dict[str, Any], name: str, fingerprint: str, flip: bool, source: str | None = None
+) -> dict[str, Any]:
     """Everything that changes the weights, as plain containers.
 
     config:       composed and resolved, with the groups model, noise, training and trainer, and the seed
     name:         of the data set
     fingerprint:  of its images (ImageSet.fingerprint)
     flip:         whether half of the training images are mirrored
+    source:       of the code of a network or a noise schedule that is not ours (store.source.fingerprint)
     """
-    return {
+    weights = {
         "format": FORMAT,
         "dataset": {"name": name, "fingerprint": fingerprint, "flip": flip},
         "model": config["model"],
@@ -38,6 +41,7 @@ def weights_config(config: dict[str, Any], name: str, fingerprint: str, flip: bo
         "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
         "seed": config["seed"],
     }
+    return weights if source is None else weights | {"source": source}
 
 
 def model_key(weights: dict[str, Any]) -> str:
