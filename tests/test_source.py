@@ -10,8 +10,8 @@ from skipstone import UNet, noise
 from skipstone.store import source
 
 FILES = {
-    "mynet.py": "from torch import nn\nimport myact\nfrom mypart import WIDTH\n\nclass Net(nn.Module):\n    w = WIDTH\n",
-    "mypart.py": "WIDTH = 3\n",
+    "mynet.py": "from torch import nn\nimport myact\nfrom mypart import W\n\nclass Net(nn.Module):\n    width = W\n",
+    "mypart.py": "W = 3\n",
     "myact.py": "def act(x):\n    return x\n",
     "unused.py": "x = 1\n",
 }
@@ -42,7 +42,7 @@ def test_an_edited_file_changes_it_and_so_does_one_that_is_imported(own):
     assert before == own() == own(unused="x = 2\n")
     changed = {
         own(mynet=FILES["mynet.py"] + "    def forward(self, x, t):\n        return x\n"),
-        own(mypart="WIDTH = 4\n"),
+        own(mypart="W = 4\n"),
         own(myact="def act(x):\n    return 2 * x\n"),
     }
     assert len(changed) == 3

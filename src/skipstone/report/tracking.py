@@ -21,7 +21,8 @@ _DATA_DIR = os.environ.get("WANDB_DATA_DIR")
 class Wandb:
     """Weights & Biases: offline unless the user is logged in or WANDB_MODE is set. It is imported here and not before.
 
-    Raises ValueError for a login that cannot be one.
+    Under an agent of a W&B sweep a job is one run, the agent's: the sampling. The training is then in metrics.csv alone.
+    Raises ValueError for a login that cannot be one, and for a name that W&B refuses.
     """
 
     def __init__(self, project: str, entity: str | None) -> None:
@@ -38,11 +39,14 @@ class Wandb:
 
     def __call__(
         self, *, job_type: str, run_id: str | None, group: str, directory: Path, config: dict[str, Any]
-    ) -> "Logger":
+    ) -> "Logger | None":
         """A run, begun.  run_id: None lets W&B choose.
 
         group: what belongs together: a sweep, or else all runs on one model.
         """
+        if job_type == "train" and os.environ.get("WANDB_SWEEP_ID"):
+            log.info("the run of W&B's agent is kept for the sampling: the training is in metrics.csv")
+            return None
         from lightning.pytorch.loggers import WandbLogger
 
         os.environ["WANDB_DIR"] = str(directory)  # for the processes of further devices
@@ -65,6 +69,8 @@ class Wandb:
         logger = WandbLogger(mode="offline" if self.offline else None, **options)
         try:
             _ = logger.experiment  # begins the run
+        except self.client.errors.UsageError as error:
+            raise ValueError(f"W&B refuses the run ({error}): correct logger.project or logger.entity.") from error
         except self.client.errors.Error as error:
             log.warning("W&B cannot be reached, so this run is kept offline (wandb sync uploads it): %s", error)
             self.client.teardown()  # the failed run would keep its id to itself
