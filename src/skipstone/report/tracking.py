@@ -21,7 +21,7 @@ _DATA_DIR = os.environ.get("WANDB_DATA_DIR")
 class Wandb:
     """Weights & Biases: offline unless the user is logged in or WANDB_MODE is set. It is imported here and not before.
 
-    Under an agent of a W&B sweep a job is one run, the agent's: the sampling. The training is then in metrics.csv alone.
+    Under an agent of a W&B sweep a job is one run, the agent's: the sampling. metrics.csv has the training.
     Raises ValueError for a login that cannot be one, and for a name that W&B refuses.
     """
 
