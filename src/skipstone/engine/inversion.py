@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.engine.step import Model, evaluate, evaluating
+from skipstone.engine.step import Model, evaluating, predict
 from skipstone.solvers import StepTable
 
 
@@ -49,7 +49,7 @@ def invert(
             B = -table.b[i].item() * noise / signal
             t = table.t[i].to(x.device).expand(len(x))
             x, evaluations, residual = _fixed_point(
-                lambda y, x_p=x, A=A, B=B, t=t: (x_p - B * evaluate(model, y, t)) / A,
+                lambda y, x_p=x, A=A, B=B, t=t: (x_p - B * predict(model, y, t)) / A,
                 x / A,
                 abs(A) / _norm(x),
                 tolerance,

@@ -10,7 +10,7 @@ from torch import Tensor
 from skipstone.engine.packing import sample_many
 from skipstone.engine.request import batch_of, count_and_shape, starts, take
 from skipstone.engine.slots import recordable
-from skipstone.engine.step import Model, Row, advance, columns, evaluate, evaluating
+from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
 from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
 
@@ -111,7 +111,7 @@ def _rows(
     with evaluating(model):
         for i, values in enumerate(columns(table, table.c.shape[1]).tolist()):
             t, p, row = int(table.t[i]), int(table.p[i]), Row.of(values)
-            eps = evaluate(model, x, times[i].expand(len(x)))
+            eps = predict(model, x, times[i].expand(len(x)))
             z = None
             if row.s != 0:
                 z = normal(seed, Stream.STEP, index, x.shape[1:], t, x.dtype) if step_noise is None else step_noise[i]

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from skipstone.engine.step import Model, Row, advance, columns, evaluate, own_parameter
+from skipstone.engine.step import Model, Row, advance, columns, own_parameter, predict
 from skipstone.rng import Stream, as_key, normal
 from skipstone.solvers import StepTable
 
@@ -66,7 +66,7 @@ class Slots:
     def _advance(self, model: Model, noisy: bool) -> None:
         row = Row.of(self._flat[self._row].T[..., None, None, None].unbind())
         t = self._times[self._row]
-        eps = evaluate(model, self.x, t)
+        eps = predict(model, self.x, t)
         z = normal(self._seed, Stream.STEP, self._sample, self.x.shape[1:], t, self.x.dtype) if noisy else None
         x, _, left = advance(row, self.x, eps, self._history, z)
         if left is not None:

@@ -57,19 +57,24 @@ def advance(
     return x_p, x0, row.u * x + row.v * x0 if row.c else None
 
 
-def evaluate(model: Model, x: Tensor, t: Tensor) -> Tensor:
-    """eps in the trajectory's dtype, evaluated in the network's own."""
+def predict(model: Model, x: Tensor, t: Tensor) -> Tensor:
+    """eps in the trajectory's dtype, from one call of the network in its own."""
     parameter = own_parameter(model)
     return model(x if parameter is None else x.to(parameter.dtype), t).to(x.dtype)
 
 
 @torch.no_grad()
 def warm_up(model: Model, shape: tuple[int, ...], batch_size: int) -> None:
-    """Evaluate one batch for nothing: a network that compiles has then compiled before a clock is looked at."""
+    """Call the network once and drop the result, so that one that compiles has done so before a clock starts.
+
+    model:      as for `sample`.
+    shape:      (C, H, W) of one sample.
+    batch_size: of the batch that will be sampled: a network compiles for one shape.
+    """
     parameter = own_parameter(model)
     device = None if parameter is None else parameter.device
     with evaluating(model):
-        evaluate(
+        predict(
             model,
             torch.zeros(batch_size, *shape, device=device),
             torch.zeros(batch_size, dtype=torch.int64, device=device),

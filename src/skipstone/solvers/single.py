@@ -13,13 +13,26 @@ from skipstone.solvers.table import Path, StepTable, ascend, ddim_row, descend, 
 
 @dataclass(frozen=True)
 class DDIM:
-    """Generalised DDIM (Song et al. 2021, Eq. 12): eta = 0 is DDIM, eta = 1 is DDPM's ancestral sampler.
+    """Generalised DDIM (Song et al. 2021). eta = 0 is DDIM, eta = 1 is DDPM's ancestral sampler.
 
-    eta: noise level, ≥ 0.
-    sigma: "paper" is Eq. 16 over the visited steps, and needs eta ≤ 1. "adjacent" takes σ from the steps t and t−1
-        even where the trajectory skips; where that asks for more variance than 1−ᾱ_p the step is refused. "large" is
-        the paper's σ̂ (section 5): DDPM's larger variance 1−ᾱ_t/ᾱ_p, with the rest as for eta = 1, which it needs.
-    to_data: take the last step to clean data (ᾱ_{−1} = 1), as the paper does; False stops at the first visited step.
+        x_p = √ᾱ_p x0                                    the predicted x0 = (x_t − √(1−ᾱ_t) eps) / √ᾱ_t
+            + √(1−ᾱ_p−σ²) eps                            the direction pointing to x_t
+            + σ z                                        random noise                                    Eq. 12
+        σ   = eta √((1−ᾱ_p)/(1−ᾱ_t)) √(1−ᾱ_t/ᾱ_p)                                                        Eq. 16
+
+    The paper writes α for ᾱ (`alpha_bar`), and t−1 for p, the step that is visited after t. A row of the table is
+    written in x_t and x0, so eps = (x_t − √ᾱ_t x0)/√(1−ᾱ_t) is put into Eq. 12. Then x_t and x0 have the weights
+
+        a = √(1−ᾱ_p−σ²) / √(1−ᾱ_t)
+        b = √ᾱ_p − a √ᾱ_t
+
+    eta:     noise level, at least 0.
+    sigma:   "paper" is Eq. 16 over the visited steps. It needs eta ≤ 1.
+             "adjacent" is Eq. 16 with p = t−1, even where the trajectory skips. A step is refused if its σ² is more
+             than 1−ᾱ_p.
+             "large" is the paper's σ̂ (section 5), DDPM's larger variance 1−ᾱ_t/ᾱ_p. It needs eta = 1, whose a and b
+             it keeps.
+    to_data: take the last step to clean data (ᾱ_{−1} = 1), as the paper does. False stops at the first visited step.
     clip_x0: clip the predicted x0 to [−1, 1].
     """
 
@@ -48,52 +61,61 @@ class DDIM:
     def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
         """The table from noise to data over the visited steps (ascending ints)."""
         path = descend(timesteps, process.num_steps, self.to_data)
-        alpha_bar_t, alpha_bar_p = process.alpha_bar(path.t), process.alpha_bar(path.p)
-        if self.sigma == "adjacent":
-            sigma, direction = self._adjacent_variance(process, path.t, path.p)
-        else:
-            sigma, direction = self._paper_variance(process, path.t, path.p)
-        # Eq. 12, written in x_t and x0 instead of x0 and eps
-        a = torch.sqrt(direction) / torch.sqrt(process.one_minus_alpha_bar(path.t))
-        b = torch.sqrt(alpha_bar_p) - a * torch.sqrt(alpha_bar_t)
+        signal_t, noise_t = torch.sqrt(process.alpha_bar(path.t)), torch.sqrt(process.one_minus_alpha_bar(path.t))
+        signal_p = torch.sqrt(process.alpha_bar(path.p))
+        variance = self._adjacent_variance if self.sigma == "adjacent" else self._paper_variance
+        sigma, rest = variance(process, path)  # Eq. 16, and 1−ᾱ_p−σ²
+        a = torch.sqrt(rest) / noise_t  # the direction pointing to x_t
+        b = signal_p - a * signal_t  # the predicted x0, less what a x_t already holds of it
         if self.sigma == "large":
-            sigma = torch.sqrt(-torch.expm1(process.log_alpha_bar(path.t) - process.log_alpha_bar(path.p)))
-            sigma = torch.where(path.p < 0, 0.0, sigma)  # nothing is added to clean data
+            sigma = self._large_sigma(process, path)
         return StepTable.build(process, path, a, b, sigma, clip_x0=self.clip_x0)
 
     def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from data to noise by Eq. 13 run upwards; for eta = 0. Starts on clean data if `to_data`."""
+        """The table from data to noise: Eq. 13 run upwards, which needs eta = 0.
+
+        It starts on clean data if `to_data`, else at the first visited step.
+        """
         if self.eta != 0:
             raise ValueError(f"eta={self.eta} is not allowed for encoding, which must be deterministic: set eta=0.")
         path = ascend(timesteps, process.num_steps, self.to_data, self.clip_x0)
         return StepTable.build(process, path, *ddim_row(process, path))
 
-    def _paper_variance(self, process: ForwardProcess, t: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        """σ (Eq. 16) and 1−ᾱ_p−σ² in a form that rounding cannot make negative."""
-        one_minus_t, one_minus_p = process.one_minus_alpha_bar(t), process.one_minus_alpha_bar(p)
-        log_ratio = process.log_alpha_bar(t) - process.log_alpha_bar(p)  # log(ᾱ_t/ᾱ_p)
-        sigma = self.eta * torch.sqrt(one_minus_p / one_minus_t) * torch.sqrt(-torch.expm1(log_ratio))
+    def _paper_variance(self, process: ForwardProcess, path: Path) -> tuple[Tensor, Tensor]:
+        """σ of Eq. 16, and 1−ᾱ_p−σ² in a form that rounding cannot make negative."""
+        one_minus_t, one_minus_p = process.one_minus_alpha_bar(path.t), process.one_minus_alpha_bar(path.p)
+        log_ratio = process.log_alpha_bar(path.t) - process.log_alpha_bar(path.p)  # log(ᾱ_t/ᾱ_p)
+        sigma = self.eta * torch.sqrt(one_minus_p / one_minus_t) * torch.sqrt(-torch.expm1(log_ratio))  # Eq. 16
         kept = (1 - self.eta**2) + self.eta**2 * one_minus_p * log_ratio.exp() / one_minus_t
         return sigma, one_minus_p * kept
 
-    def _adjacent_variance(self, process: ForwardProcess, t: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        """σ of Eq. 16 with p = t−1 whatever the stride, and 1−ᾱ_p−σ², refused where it is negative."""
-        one_minus_t, one_minus_adjacent = process.one_minus_alpha_bar(t), process.one_minus_alpha_bar(t - 1)
-        sigma = self.eta * torch.sqrt(one_minus_adjacent / one_minus_t * process.betas[t])
-        direction = process.one_minus_alpha_bar(p) - sigma**2
-        if bool((direction < 0).any()):
-            row = int((direction < 0).nonzero()[0])
+    def _adjacent_variance(self, process: ForwardProcess, path: Path) -> tuple[Tensor, Tensor]:
+        """σ of Eq. 16 with p = t−1 whatever the stride, and 1−ᾱ_p−σ², which is refused where it is negative."""
+        one_minus_t, one_minus_adjacent = process.one_minus_alpha_bar(path.t), process.one_minus_alpha_bar(path.t - 1)
+        sigma = self.eta * torch.sqrt(one_minus_adjacent / one_minus_t * process.betas[path.t])
+        rest = process.one_minus_alpha_bar(path.p) - sigma**2
+        if bool((rest < 0).any()):
+            row = int((rest < 0).nonzero()[0])
             raise ValueError(
                 f"solver.sigma=adjacent with eta={self.eta} needs more variance than there is at the step from "
-                f"t={int(t[row])} to {int(p[row])} (1-alpha_bar_p-sigma^2 is negative): use solver.sigma=paper, a "
-                "smaller eta or a denser schedule."
+                f"t={int(path.t[row])} to {int(path.p[row])} (1-alpha_bar_p-sigma^2 is negative): use "
+                "solver.sigma=paper, a smaller eta or a denser schedule."
             )
-        return sigma, direction
+        return sigma, rest
+
+    def _large_sigma(self, process: ForwardProcess, path: Path) -> Tensor:
+        """σ̂ = √(1−ᾱ_t/ᾱ_p), and 0 where the row lands on clean data."""
+        sigma = torch.sqrt(-torch.expm1(process.log_alpha_bar(path.t) - process.log_alpha_bar(path.p)))
+        return torch.where(path.p < 0, 0.0, sigma)
 
 
 @dataclass(frozen=True)
 class ProbabilityFlow:
-    """Euler's method on the probability-flow ODE (Song et al. 2021, Eq. 15), both ways. Rows at clean data are DDIM's.
+    """Euler's method on the probability-flow ODE (Song et al. 2021, Eq. 15), both ways.
+
+        x_p/√ᾱ_p = x_t/√ᾱ_t + ½ (r_p² − r_t²)/r_t eps        Eq. 15, with r = √((1−ᾱ)/ᾱ)
+
+    The rows that start or end at clean data are DDIM's, because this step does not land on data.
 
     to_data, clip_x0: as for DDIM.
     """
@@ -108,7 +130,7 @@ class ProbabilityFlow:
         return StepTable.build(process, path, *self._rows(process, path), clip_x0=self.clip_x0)
 
     def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from data to noise. Starts on clean data if `to_data`, else at the first visited step."""
+        """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         path = ascend(timesteps, process.num_steps, self.to_data, self.clip_x0)
         return StepTable.build(process, path, *self._rows(process, path))
 
