@@ -123,7 +123,7 @@ class Linspace:
 class Trailing:
     """round(T, T − T/tau, …) − 1 (Lin et al. 2023, table 2). `tau` is the count, 1 … T.
 
-    T−1 is visited; 0 is visited only with tau close to T.
+    T−1 is visited. 0 is not, up to tau = ⅔ T.
     """
 
     name: ClassVar[str] = "trailing"
