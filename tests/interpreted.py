@@ -109,11 +109,11 @@ def numbers():
     index = torch.tensor([0, 5, 2**31 + 3])
     for seed, step in itertools.product((0, 2**63 + 12345, -4), (5, torch.tensor([3, 1, 999]), torch.tensor([4]))):
         plainly = (index.cpu(), step if isinstance(step, int) else step.cpu())  # on a GPU philox.py uses the kernel
-        ours = random.words(seed, Stream.STEP, index, step, 101)
+        ours = random.words(rng.as_key(seed), Stream.STEP, index, step, 101)
         plain = rng.words(seed, Stream.STEP, *plainly, 101)
         print("words", float(not torch.equal(ours.cpu(), plain)))
         for shape in ((3, 8, 8), (1, 3, 3)):
-            ours = random.normal(seed, Stream.STEP, index, shape, step, torch.float64)
+            ours = random.normal(rng.as_key(seed), Stream.STEP, index, shape, step, torch.float64)
             plain = rng.normal(seed, Stream.STEP, plainly[0], shape, plainly[1], torch.float64)
             print("normal", (ours.cpu() - plain).abs().max().item())
     key = torch.tensor([rng.as_key(-4)])

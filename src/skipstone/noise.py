@@ -1,6 +1,7 @@
 """Noise schedules: the variances β_t of the forward process, t = 0 … T−1, as float64 tensors.
 
-Index 0 is the first and smallest noise (the papers count from 1). Each function is a `_target_` of conf/noise.
+Index 0 is the first and smallest noise, where the papers count from 1. Each function is a `_target_` of conf/noise and
+raises ValueError for what it cannot take.
 """
 
 import math
@@ -36,7 +37,11 @@ def scaled_linear(num_steps: int = 1000, beta_1: float = 8.5e-4, beta_T: float =
 
 
 def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
-    """ᾱ falls as a squared cosine (Nichol & Dhariwal 2021, Eq. 17; `offset` is their s). Returns float64 [T]."""
+    """ᾱ falls as a squared cosine (Nichol & Dhariwal 2021, Eq. 17). Returns float64 [T].
+
+    offset: the paper's s, at least 0: it keeps the first β from being too small.
+    beta_max: the largest β, in (0, 1). Without it the last β would be 1.
+    """
     _require_steps(num_steps)
     if not 0 < beta_max < 1 or offset < 0:
         raise ValueError(

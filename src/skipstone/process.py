@@ -1,7 +1,7 @@
 """The forward process q(x_t | x_0) of DDPM, shared by training and by every sampler.
 
-Notation: `alpha_bar` is ∏ α_s (Ho et al. 2020); the DDIM paper writes α_t for it. ᾱ_{−1} = 1 is clean data. All
-coefficients are computed in float64 and cast once, at the end.
+Notation: `alpha_bar`, ᾱ_t, is the product of α_0 … α_t (Ho et al. 2020). The DDIM paper writes α_t for it. ᾱ_{−1} = 1
+is clean data. All coefficients are computed in float64 and cast once, at the end.
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 class ForwardProcess:
     """A Gaussian diffusion of `num_steps` steps.
 
-    betas: float [T], each in (0, 1): see `skipstone.noise`. Attributes `betas`, `alphas`, `alpha_bars` are float64
-    [T] on the CPU.
+    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others.
+    Attributes `betas`, `alphas` and `alpha_bars` are float64 [T] on the CPU.
     """
 
     def __init__(self, betas: Tensor) -> None:
@@ -47,7 +47,12 @@ class ForwardProcess:
         return -torch.expm1(self.log_alpha_bar(t))
 
     def diffuse(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """A draw from q(x_t | x_0) (Ho et al. 2020, Eq. 4). x0, eps: [N, ...] float; t: int64 [N] in 0 … T−1."""
+        """A draw from q(x_t | x_0) (Ho et al. 2020, Eq. 4): √ᾱ_t x0 + √(1−ᾱ_t) eps, like x0.
+
+        x0:  float [N, …], in the [−1, 1] scale.
+        t:   int64 [N] in 0 … T−1, on the device of x0.
+        eps: standard normal noise, like x0.
+        """
         signal, noise = self._signal_and_noise(x0, t)
         return signal * x0 + noise * eps
 
@@ -62,7 +67,7 @@ class ForwardProcess:
         return (x_t - signal * x0) / noise
 
     def _signal_and_noise(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1−ᾱ_t) as [N, 1, …] of x's dtype. Kept once a device: gathering must not wait for the host."""
+        """√ᾱ_t and √(1−ᾱ_t) as [N, 1, …] of x's dtype. Each device keeps both, so that no gather waits for the host."""
         if x.device not in self._roots:
             log_alpha_bars = self._log_alpha_bars[1:]
             roots = (torch.exp(0.5 * log_alpha_bars), torch.sqrt(-torch.expm1(log_alpha_bars)))

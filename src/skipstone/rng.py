@@ -1,12 +1,12 @@
 """Counter-based random numbers: every draw is a pure function of (seed, stream, index, step).
 
-A sample's noise must not depend on its batch, its companions, the device count or what was drawn before. A generator
-with state cannot promise that without a loop over samples; a counter-based one can: each number is the hash of its own
-address. The hash is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the normals
-are Box-Muller in float64, rounded once to the dtype asked for.
+A sample's noise must not depend on its batch, on the other samples, on the number of devices or on what was drawn
+before. A generator with state cannot promise that without a loop over samples. A counter-based one can, because each
+number is the hash of its own address. The hash is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3"). The normals are Box-Muller in float64, rounded once to the dtype that is asked for.
 
-Numbers are equal bit for bit on one kind of device; across kinds the last bit of a logarithm may differ. On a GPU one
-kernel makes them (kernels/random.py): what follows would be some hundred small ones there.
+Numbers are equal bit for bit on one kind of device. Across kinds the last bit of a logarithm may differ. On a GPU one
+kernel makes them (kernels/random.py), where the code below would launch some hundred small ones.
 """
 
 import math
@@ -58,22 +58,25 @@ def philox(counter: tuple[Word, Word, Word, Word], key: tuple[int, int]) -> tupl
     return c0, c1, c2, c3
 
 
-def as_key(seed: int) -> int:
-    """The low 64 bits of a seed as the signed number that an int64 tensor holds."""
-    return (seed + 2**63) % 2**64 - 2**63
+def as_key(seed: int | Tensor) -> int | Tensor:
+    """The low 64 bits of a seed as the signed number that an int64 tensor holds. Such a tensor is a key already."""
+    return seed if isinstance(seed, Tensor) else (seed + 2**63) % 2**64 - 2**63
 
 
 def words(seed: int | Tensor, stream: Stream, index: Tensor, step: int | Tensor, count: int) -> Tensor:
     """Random 32-bit words.
 
-    seed: any int, its low 64 bits are the key; or int64 [1] with them, on the device of `index`. index: int64 [N],
-    which sample (0 … 2^32−1). step: int or int64 [N] or [1], which step of it. count: how many words each sample gets.
-    Returns int64 [N, count] in 0 … 2^32−1.
+    seed:   any int, whose low 64 bits are the key; or int64 [1] with these bits, on the device of `index`.
+    stream: what the words are for.
+    index:  int64 [N] in 0 … 2^32−1: which sample.
+    step:   int, int64 [N] or int64 [1]: which step of the sample.
+    count:  words per sample.
+    Returns int64 [N, count] in 0 … 2^32−1, on the device of `index`.
     """
     if kernels.usable(index):
         from skipstone.kernels import random  # imports Triton
 
-        return random.words(seed, stream, index, step, count)
+        return random.words(as_key(seed), stream, index, step, count)
     index = index[:, None]
     step = step[:, None] if isinstance(step, Tensor) else torch.full_like(index, step)
     block = torch.arange(math.ceil(count / 4), device=index.device)[None, :]
@@ -83,7 +86,7 @@ def words(seed: int | Tensor, stream: Stream, index: Tensor, step: int | Tensor,
 
 
 def uniform(seed: int | Tensor, stream: Stream, index: Tensor, step: int | Tensor = 0) -> Tensor:
-    """One number in the open interval (0, 1) a sample: float64 [N]. Arguments as for `words`."""
+    """One number in the open interval (0, 1) per sample: float64 [N]. Arguments as for `words`."""
     return (words(seed, stream, index, step, 1)[:, 0].double() + 0.5) * 2.0**-32
 
 
@@ -95,11 +98,17 @@ def normal(
     step: int | Tensor = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Standard normal numbers [N, *shape] of `dtype`, on the device of `index`. Arguments as for `words`."""
+    """Standard normal numbers.
+
+    seed, stream, index, step: as for `words`.
+    shape: of each sample's numbers.
+    dtype: of the result; the numbers are made in float64 and rounded once.
+    Returns [N, *shape] of `dtype`, on the device of `index`.
+    """
     if kernels.usable(index):
         from skipstone.kernels import random
 
-        return random.normal(seed, stream, index, shape, step, dtype)
+        return random.normal(as_key(seed), stream, index, shape, step, dtype)
     size = math.prod(shape)
     pairs = math.ceil(size / 2)
     u = (words(seed, stream, index, step, 2 * pairs).double() + 0.5) * 2.0**-32
@@ -110,7 +119,7 @@ def normal(
 
 
 def fold(seed: int, stream: Stream, step: int) -> int:
-    """A 63-bit seed from (seed, stream, step), for generators that we do not own: torch's own layers and shuffles."""
+    """A seed in 0 … 2^63−1 from (seed, stream, step), for generators that are not ours: torch's layers and shuffles."""
     key = (seed & _MASK, seed >> 32 & _MASK)
-    high, low, _, _ = philox((0, step & _MASK, 0, int(stream)), key)  # of plain integers: nothing waits for a device
+    high, low, _, _ = philox((0, step & _MASK, 0, int(stream)), key)  # plain integers: nothing waits for a device
     return (high << 32 | low) >> 1

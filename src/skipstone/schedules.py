@@ -1,7 +1,8 @@
 """Schedules: which of the T steps a sampler visits (the DDIM paper's sub-sequence τ, section 4.2).
 
-A schedule is called with T and returns the visited steps: a tuple of ints, ascending, unique, within 0 … T−1. What
-its knob `tau` means differs by schedule, so compare schedules by NFE, not by tau.
+A schedule is called with T and returns the visited steps: a tuple of ints, ascending, unique, within 0 … T−1. It raises
+ValueError for a tau that it cannot take. `tau` is a stride in one schedule and a count in the others, so compare
+schedules by NFE, not by tau.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor
 
 
 class Schedule(Protocol):
-    """Anything that turns T into visited steps; frozen dataclasses below are the `_target_`s of conf/schedule."""
+    """Anything that turns T into visited steps. The dataclasses below are the `_target_`s of conf/schedule."""
 
     name: ClassVar[str]
 
@@ -50,8 +51,8 @@ class Uniform:
 class Exp:
     """Quadratic spacing, dense near the data: floor(linspace(0, √(0.8 T), tau)²) ∪ {T−1}. `tau` is a count, 1 … T.
 
-    The paper calls this spacing quadratic (appendix D.2). Squares that floor to the same integer are visited once,
-    so NFE can be smaller than tau.
+    The paper calls this spacing quadratic (appendix D.2). Squares that round down to the same integer are visited
+    once, so NFE can be smaller than tau.
     """
 
     name: ClassVar[str] = "exp"
@@ -60,7 +61,7 @@ class Exp:
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
-        # The order of operations decides which way a near-integer square floors; this one is numpy.linspace's.
+        # The order of operations decides how a square next to an integer rounds. This one is numpy.linspace's.
         squares = {int((i * (root / (self.tau - 1))) ** 2) for i in range(self.tau - 1)} or {0}
         if self.tau > 1:
             squares.add(int(root**2))
@@ -69,7 +70,10 @@ class Exp:
 
 @dataclass(frozen=True)
 class Quad:
-    """The official DDIM code's quadratic spacing: floor(linspace(0, √(0.8 T), tau)²), T−1 not added. tau in 1 … T."""
+    """The official DDIM code's quadratic spacing: floor(linspace(0, √(0.8 T), tau)²). `tau` is a count, 1 … T.
+
+    It is `Exp` without T−1.
+    """
 
     name: ClassVar[str] = "quad"
     tau: int
@@ -85,7 +89,10 @@ class Quad:
 
 @dataclass(frozen=True)
 class Leading:
-    """Every ⌊T/tau⌋-th step from 0 on (Lin et al. 2023, table 2): T−1 is not visited. `tau` is the count, 1 … T."""
+    """Every ⌊T/tau⌋-th step from 0 on (Lin et al. 2023, table 2). `tau` is the count, 1 … T.
+
+    T−1 is visited only with tau = T.
+    """
 
     name: ClassVar[str] = "leading"
     tau: int
@@ -97,7 +104,10 @@ class Leading:
 
 @dataclass(frozen=True)
 class Linspace:
-    """round(linspace(0, T−1, tau)) (Lin et al. 2023, table 2): both ends are visited; tau = 1 visits T−1. 1 … T."""
+    """round(linspace(0, T−1, tau)) (Lin et al. 2023, table 2). `tau` is the count, 1 … T.
+
+    Both ends are visited; tau = 1 visits T−1 alone.
+    """
 
     name: ClassVar[str] = "linspace"
     tau: int
@@ -111,7 +121,10 @@ class Linspace:
 
 @dataclass(frozen=True)
 class Trailing:
-    """round(T, T − T/tau, …) − 1 (Lin et al. 2023, table 2): T−1 is visited, 0 is not. `tau` is the count, 1 … T."""
+    """round(T, T − T/tau, …) − 1 (Lin et al. 2023, table 2). `tau` is the count, 1 … T.
+
+    T−1 is visited. 0 is not, up to tau = ⅔ T.
+    """
 
     name: ClassVar[str] = "trailing"
     tau: int
@@ -125,8 +138,9 @@ class Trailing:
 class LogSNR:
     """tau steps as evenly spaced in log-SNR as the T steps allow, both ends visited. `tau` is a count, 1 … T.
 
-    betas: float [T], as for ForwardProcess. Where the steps of the process are sparser in log-SNR than asked for,
-    near the data, neighbours fall together and are visited once, so NFE can be smaller than tau.
+    betas: float [T], as for ForwardProcess.
+    Near the data the steps of the process may be sparser in log-SNR than asked for. Neighbours then fall together and
+    are visited once, so NFE can be smaller than tau.
     """
 
     name: ClassVar[str] = "logsnr"
@@ -144,7 +158,10 @@ class LogSNR:
 
 @dataclass(frozen=True)
 class Custom:
-    """The steps that are listed, whatever T is: schedule=custom schedule.timesteps=[0,10,999]. It has no `tau`."""
+    """The steps that are listed: schedule=custom schedule.timesteps=[0,10,999]. It has no `tau`.
+
+    timesteps: ints, ascending, unique, within 0 … T−1.
+    """
 
     name: ClassVar[str] = "custom"
     timesteps: Sequence[int]

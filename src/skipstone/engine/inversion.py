@@ -14,8 +14,11 @@ from skipstone.solvers import StepTable
 class Inversion(NamedTuple):
     """How the row t → p was solved backwards.
 
-    evaluations: of the network.  residual: ‖x_p − row(x_t)‖/‖x_p‖ of the worst sample.  converged: whether that is
-    within the tolerance; where it is not, the step is too coarse for this network and x_t is the best that was met.
+    t, p:        of the row.
+    evaluations: network calls.
+    residual:    ‖x_p − row(x_t)‖/‖x_p‖ of the worst sample.
+    converged:   whether the residual is within the tolerance. If it is not, the step is too coarse for this network,
+                 and x_t is the best that was found.
     """
 
     t: int
@@ -29,15 +32,19 @@ class Inversion(NamedTuple):
 def invert(
     model: Model, table: StepTable, x: Tensor, *, tolerance: float = 2e-7, most: int = 60, memory: int = 4
 ) -> tuple[Tensor, list[Inversion]]:
-    """The start from which `sample(model, table, start=…)` gives x, exactly: no Euler step up, but each row undone.
+    """The start from which `sample(model, table, start=…)` gives x. Each row is undone exactly, not by a step upwards.
 
-    A row is x_p = A x_t + B eps(x_t, t), so x_t is the fixed point of (x_p − B eps(·, t))/A; Anderson's acceleration
+    A row is x_p = A x_t + B eps(x_t, t), so x_t is the fixed point of (x_p − B eps(·, t))/A. Anderson's acceleration
     over the `memory` latest iterates finds it for all samples at once.
 
-    table: deterministic, of one-step rows without clipping, built with to_data=False: the row that lands on x0 keeps
-        nothing of x_t. So x is the state at the first visited step.
-    x: float [n, C, H, W].  tolerance: of the residual.  most: evaluations a row.
-    Returns (start [n, C, H, W] like x, one Inversion a row, in the order solved: from the data up).
+    model:     as for `sample`.
+    table:     deterministic, of one-step rows without clipping, built with to_data=False, because a row that lands on
+               x0 keeps nothing of x_t.
+    x:         float [n, C, H, W]: the state at the first visited step.
+    tolerance: of the residual, relative.
+    most:      network calls per row.
+    memory:    iterates that are mixed.
+    Returns the start, like x, and one Inversion per row, in the order in which rows are undone: from the data up.
     Raises ValueError for a table whose rows cannot be undone.
     """
     require_invertible(table)
@@ -72,7 +79,7 @@ def require_invertible(table: StepTable) -> None:
 def _fixed_point(
     function: Callable[[Tensor], Tensor], x: Tensor, scale: Tensor, tolerance: float, most: int, memory: int
 ) -> tuple[Tensor, int, float]:
-    """x = function(x) by Anderson's method, a sample at a time; scale [n] turns ‖function(x) − x‖ into the residual."""
+    """x = function(x) by Anderson's method for each sample. scale [n] turns ‖function(x) − x‖ into the residual."""
     best, smallest = x, torch.full_like(scale, float("inf"))
     images: deque[Tensor] = deque(maxlen=memory)
     errors: deque[Tensor] = deque(maxlen=memory)
@@ -94,7 +101,7 @@ def _fixed_point(
 
 
 def _mix(images: "deque[Tensor]", errors: "deque[Tensor]") -> Tensor:
-    """The combination of the latest images whose weights sum to 1 and make that of the errors smallest."""
+    """The latest images, mixed with the weights of sum 1 for which the mixed errors are smallest."""
     if len(images) == 1:
         return images[-1]
     flat = torch.stack([error.flatten(1) for error in errors], dim=1).double()  # [n, m, pixels]

@@ -1,8 +1,8 @@
 """Continuous batching: many tables of different lengths in one batch that stays full.
 
-Every one of B slots runs a sample of some table; a slot whose sample is done is refilled with the next one. Which slot
-finishes when is known beforehand, so the host plans all of it, uploads the plan once, and the device never waits. A
-grid then costs about Σ NFE · n / B evaluations of a full batch, whatever the tables' lengths.
+Each of B slots runs a sample of some table. A slot whose sample is done is refilled with the next one. Which slot
+finishes when is known beforehand, so the host plans everything, uploads the plan once, and the device never waits.
+n samples of every table then cost about Σ NFE · n / B network calls on a full batch, whatever the tables' lengths.
 """
 
 import heapq
@@ -19,9 +19,11 @@ from skipstone.solvers import StepTable
 
 
 class Plan(NamedTuple):
-    """Who runs where and when: int64 [samples of all tables], in the order in which they begin.
+    """Which sample runs where and when: int64 [samples of all tables], in the order in which they begin.
 
-    begin, end: the first step of the batch in which a sample is run, and the one after its last.
+    begin, end:    the step of the batch in which the sample begins, and the one after its last.
+    slot:          the slot that runs it.
+    table, sample: the sample's table, and its index k there.
     """
 
     begin: Tensor
@@ -32,14 +34,15 @@ class Plan(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """How often the full batch is evaluated."""
+        """Network calls on the full batch."""
         return int(self.end.max())
 
 
 def plan(lengths: Sequence[int], n: int, slots: int) -> Plan:
     """n samples of each table on `slots` slots, the longest first: each goes to the slot that is free soonest.
 
-    The end is then ragged by the shortest samples and not by the longest (Graham 1969: at most 4/3 of the best).
+    So the slots are left idle at the end by the shortest samples, not by the longest (Graham 1969: at most 4/3 of the
+    best plan).
     """
     free = [(0, slot) for slot in range(slots)]
     turns = []
@@ -67,22 +70,23 @@ def sample_many(
 ) -> list[Tensor]:
     """n samples of every table, from the same start noise, in batches that stay full to the end.
 
-    batch_size: slots, each of which is evaluated at every step: the network sees one shape. Default: all samples, at
-        most 256. Other arguments as for `sample`.
-    Returns one [n, C, H, W] a table: what `sample` gives for it, to the rounding of another batch. All of them stay on
-    the model's device until the last is done.
+    tables:     at least one; their lengths may differ.
+    batch_size: number of slots. Every network call has this batch. Default: all samples, at most 256.
+    Other arguments as for `sample`.
+    Returns one [n, C, H, W] per table: what `sample` gives for it, to the rounding of another batch. All samples stay
+    on the model's device until the last is done.
     """
     if not tables:
         raise ValueError("give at least one table.")
     count, shape = count_and_shape(n, shape, start)
     slots = batch_of(batch_size, count * len(tables))
     todo = plan([table.nfe for table in tables], count, slots)
-    # part by part, for a generator takes many times the memory of what it draws
+    # part by part, because a generator takes many times the memory of what it draws
     parts = torch.arange(count).split(slots)
     first = torch.cat([starts(model, shape, seed, part, start, dtype) for part in parts])
     done = first.new_empty(len(tables) * count, *shape)
 
-    # What a step needs of the plan: which samples begin before it, and which have ended after it
+    # For each step of the plan: which samples begin before it, and which have ended after it
     offsets = torch.tensor([0, *(table.nfe for table in tables)]).cumsum(0)
     begins = _Events(todo.begin, todo.steps, (todo.slot, todo.sample, offsets[todo.table]), first.device)
     ends = _Events(todo.end - 1, todo.steps, (todo.slot, todo.table * count + todo.sample), first.device)
@@ -118,7 +122,7 @@ class _Events:
 
 
 def _noisy(todo: Plan, tables: Sequence[StepTable]) -> list[bool]:
-    """Of every step, whether any sample that is run then may add noise."""
+    """For every step, whether any sample that runs then may add noise."""
     stochastic = torch.tensor([table.stochastic for table in tables])[todo.table]
     change = torch.zeros(todo.steps + 1, dtype=torch.int64)
     change.index_add_(0, todo.begin, stochastic.long())

@@ -1,4 +1,4 @@
-"""What a caller asks of the engine, made definite: how many samples of which shape, in what batches, from where."""
+"""What a caller asks for, made definite: how many samples of which shape, in which batches, from which start."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ LARGEST_DEFAULT_BATCH = 256
 
 
 def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor | None) -> tuple[int, tuple[int, ...]]:
-    """(n, shape), given as such or by `start`. Raises ValueError where they are missing or at odds."""
+    """(n, shape), given as such or by `start`. Raises ValueError if they are missing or contradict each other."""
     if start is not None:
         if n not in (None, len(start)) or shape not in (None, tuple(start.shape[1:])):
             raise ValueError(f"start has shape {tuple(start.shape)}; leave n and shape out, or let them agree with it.")
@@ -23,7 +23,7 @@ def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor 
 
 
 def batch_of(batch_size: int | None, count: int) -> int:
-    """The batch that was asked for, or `count` up to a cap."""
+    """The batch size that was asked for, or `count` up to a cap."""
     size = min(count, LARGEST_DEFAULT_BATCH) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
@@ -33,7 +33,7 @@ def batch_of(batch_size: int | None, count: int) -> int:
 def starts(
     model: Model, shape: tuple[int, ...], seed: int, index: Tensor, start: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """The states in which samples `index` begin, on the model's device."""
+    """The start noise of samples `index`, on the model's device: [len(index), *shape] of `dtype`."""
     parameter = own_parameter(model)
     if start is not None:
         return take(start, index, dim=0).to(start.device if parameter is None else parameter.device, dtype)

@@ -16,7 +16,7 @@ from skipstone.solvers import StepTable
 
 
 class Step(NamedTuple):
-    """The state after one row: x_p and the predicted x0 it was made from, both [N, C, H, W]; t → p as in the table."""
+    """The state after the row t → p: x_p, and the predicted x0 that it was made from, both [N, C, H, W]."""
 
     t: int
     p: int
@@ -38,17 +38,21 @@ def sample(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Run the table to its end; keeps one state, not the trajectory.
+    """Run the table to its end. One state is kept, not the trajectory.
 
-    model: eps = model(x, t), x float [B, C, H, W] in the model's own dtype, t int64 [B]; a Module is in eval mode
-        meanwhile, and its modes are restored on exit, also after an exception.
-    n, shape: how many samples of which (C, H, W) to draw, from noise of `seed`; or give `start` [n, C, H, W].
+    model:      eps = model(x, t), with x float [B, C, H, W] in the model's own dtype and t int64 [B]. A Module is in
+                eval mode meanwhile. Its modes are restored on exit, also after an exception.
+    table:      of a solver, see `skipstone.solvers`.
+    n, shape:   how many samples, and their (C, H, W). They start from the noise of `seed`.
+    seed:       any int. It gives the start noise and the noise of the steps.
+    start:      [n, C, H, W] to start from, in place of n, shape and the seed's start noise.
     step_noise: z of every row, [S, n, C, H, W], in place of the seed's (for tests).
-    batch_size: every batch has this size, the last one padded with samples that are dropped: at one batch size
-        sample k is equal bit for bit whatever n. Default: n, at most 256.
-    dtype: of the trajectory, whatever the network's precision.
-    progress: called after each evaluation of a batch with how many are done and how many there are.
+    batch_size: of every batch. The last one is padded with samples that are dropped, so at one batch size sample k is
+                equal bit for bit whatever n is. Default: n, at most 256.
+    dtype:      of the trajectory. The network keeps its own precision.
+    progress:   called after each network call with the numbers of calls done and of all calls.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device.
+    Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
     if step_noise is None and recordable(model):
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
@@ -81,9 +85,9 @@ def trajectory(
     step_noise: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
-    """Run the table in one batch and yield every step. Arguments as for `sample`, whose result its last x is, where
-    that runs one batch too.
+    """Run the table in one batch and yield every step.
 
+    Arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
     A Module stays in eval mode until the iterator is exhausted or closed.
     """
     count, shape = count_and_shape(n, shape, start)
@@ -92,9 +96,11 @@ def trajectory(
 
 
 def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
-    """`count` start noises from a to b (both ends included) along the sphere (Song et al. 2021, appendix D.5).
+    """`count` start noises from a to b (both included) along the sphere (Song et al. 2021, appendix D.5).
 
-    a, b: float [C, H, W].  Returns [count, C, H, W]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b, θ the angle between.
+    a, b: float [C, H, W].
+    Returns [count, C, H, W]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b for w in 0 … 1, with θ the angle between
+    a and b.
     """
     theta = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
     w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, 1, 1, 1)
@@ -104,7 +110,7 @@ def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
 def _rows(
     model: Model, table: StepTable, x: Tensor, index: Tensor, seed: int, step_noise: Tensor | None
 ) -> Iterator[Step]:
-    """The loop to read beside the paper: one network evaluation a row, then `advance`."""
+    """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""
     index = index.to(x.device)
     times = table.t.to(x.device)
     history: deque[Tensor] = deque(maxlen=table.c.shape[1])

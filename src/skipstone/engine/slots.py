@@ -1,7 +1,7 @@
-"""A batch of samples in flight, each at a row of its own, and the step that takes all of them one row on.
+"""A batch of samples in flight, each at its own row, and the step that takes all of them one row on.
 
-Where the model allows it, the step is recorded once as a CUDA graph and replayed: the host then launches one thing a
-step instead of some hundreds, which is what small batches wait for.
+Where the model allows it, the step is recorded once as a CUDA graph and replayed. The host then launches one thing per
+step instead of some hundreds, for which small batches would wait.
 """
 
 from collections import OrderedDict
@@ -15,15 +15,19 @@ from skipstone.engine.step import Model, Row, advance, columns, own_parameter, p
 from skipstone.rng import Stream, as_key, normal
 from skipstone.solvers import StepTable
 
-_KEPT = 4  # recordings a model
+_KEPT = 4  # recordings per model
 _ROWS = 1024  # that a recording has room for, at least
 
 
 class Slots:
-    """B slots on one device. All of its tensors stay where they are, so that a recording of `step` remains valid.
+    """Slots on one device. All tensors stay where they are, so that a recording of `step` remains valid.
 
-    x: the states [B, C, H, W].  row, sample: int64 [B], each slot's row in the tables and the sample that it runs.
-    rows: how many rows the tables have together, at most.  history: how many earlier rows a step may read.
+    size:    B, the number of slots. Attribute `x` holds their states, [B, *shape].
+    shape:   (C, H, W) of a sample.
+    rows:    of all tables together, at most.
+    history: how many earlier rows a step may read.
+    dtype:   of the states.
+    device:  of all tensors.
     """
 
     def __init__(
@@ -38,17 +42,23 @@ class Slots:
         self._graphs: dict[bool, torch.cuda.CUDAGraph] | None = None
 
     def load(self, tables: Sequence[StepTable], seed: int) -> None:
-        """Take over the rows of all tables, below one another, and the seed of the steps' noise."""
+        """Take the rows of all tables, one table below the other, and the seed of the steps' noise."""
         flat = torch.cat([columns(table, len(self._history)) for table in tables])
         times = torch.cat([table.t for table in tables])
-        # past the end the last row stands again: a slot that nobody needs any more runs on there
+        # past the end the last row is repeated, where a slot runs on that nobody needs any more
         at = torch.arange(len(self._times)).clamp(max=len(times) - 1)
         self._flat.copy_(flat[at])
         self._times.copy_(times[at])
         self._seed.fill_(as_key(seed))
 
     def fill(self, slot: Tensor, x: Tensor, sample: Tensor, row: Tensor) -> None:
-        """Let new samples begin in some slots. Assigned, not added to: a sample that diverged leaves nothing behind."""
+        """Let new samples begin in some slots. All is overwritten, so a sample that diverged leaves nothing behind.
+
+        slot:   int64 [M]: which slots.
+        x:      [M, C, H, W]: where the samples start.
+        sample: int64 [M]: their indices k.
+        row:    int64 [M]: their first rows, counted over all tables.
+        """
         self.x[slot], self._sample[slot], self._row[slot] = x, sample, row
         for h in self._history:
             h.index_fill_(0, slot, 0)  # a number assigned by [] would make the host wait
@@ -77,7 +87,7 @@ class Slots:
         self._row.add_(1).clamp_(max=len(self._times) - 1)
 
     def _record(self, model: Model, noisy: bool) -> torch.cuda.CUDAGraph:
-        """The step as a graph, after it ran once for nothing, in which kernels are compiled and chosen."""
+        """The step as a graph. It is run once before, so that kernels are compiled and chosen by then."""
         state = (self.x, self._row, *self._history)
         before = [tensor.clone() for tensor in state]
         aside = torch.cuda.Stream()
@@ -97,20 +107,26 @@ _recorded: WeakKeyDictionary[nn.Module, OrderedDict[tuple, Slots]] = WeakKeyDict
 
 
 def recordable(model: Model) -> bool:
-    """Whether the model's evaluation may be recorded: it says so itself, as `recordable`, and is on a CUDA device.
+    """Whether calls of the model may be recorded: its attribute `recordable` is true, and it is on a CUDA device.
 
-    Such a model never waits for the device, never branches on what is there, and keeps its weights where they are.
+    Such a model never waits for the device, never branches on the values there, and keeps its weights where they are.
     """
     parameter = own_parameter(model)
     return getattr(model, "recordable", False) and parameter is not None and parameter.is_cuda
 
 
 def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor) -> Slots:
-    """Slots for samples like those in `like` [n, C, H, W]; those of a recordable model are kept for the next call."""
+    """Slots for all rows of these tables. Those of a recordable model are kept for the next call.
+
+    model:  as for `sample`.
+    tables: give the number of rows and of history.
+    size:   number of slots.
+    like:   [n, C, H, W], gives shape, dtype and device.
+    """
     rows, history = sum(table.nfe for table in tables), max(table.c.shape[1] for table in tables)
     if not recordable(model):
         return Slots(size, like.shape[1:], rows, history, like.dtype, like.device)
-    rows = max(_ROWS, 1 << (rows - 1).bit_length())  # so that tables of other lengths find the recording, too
+    rows = max(_ROWS, 1 << (rows - 1).bit_length())  # so that tables of other lengths find the recording too
     kept = _recorded.setdefault(model, OrderedDict())
     key = (size, like.shape[1:], rows, history, like.dtype)
     if key not in kept:

@@ -1,4 +1,4 @@
-"""One row of a table, run: what `sample`, `trajectory` and `sample_many` share."""
+"""One row of a table: what `sample`, `trajectory` and `sample_many` share."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ Model = Callable[[Tensor, Tensor], Tensor]  # eps = model(x [N, C, H, W], t int6
 
 
 class Row(NamedTuple):
-    """The numbers of one row: floats for a whole batch, or [B, 1, 1, 1] where every slot runs a row of its own."""
+    """The numbers of one row: floats for a whole batch, or [B, 1, 1, 1] where each slot runs its own row."""
 
     signal: float | Tensor  # √ᾱ_t
     noise: float | Tensor  # √(1−ᾱ_t)
-    limit: float | Tensor  # of |x0|: 1 where the table clips, infinite elsewhere
+    limit: float | Tensor  # the largest |x0|: 1 if the table clips, else infinite
     a: float | Tensor
     b: float | Tensor
     s: float | Tensor
@@ -44,8 +44,11 @@ def advance(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(x_p, x0, h) from x_f and eps: the three lines at the top of solvers/table.py.
 
-    history: what earlier rows left, the latest first.  z: fresh noise, or None where s = 0.  h: None where the table
-    has no history.
+    row:     its numbers, as for `Row`.
+    x, eps:  [N, C, H, W]: the state x_f, and the network's output at it.
+    history: what earlier rows left, the latest first.
+    z:       fresh noise like x, or None where s = 0.
+    Returns x_p, x0 and h like x; h is None if the table has no history.
     """
     x0 = (x - row.noise * eps) / row.signal
     x0 = x0.clamp(-row.limit, row.limit)
@@ -82,13 +85,13 @@ def warm_up(model: Model, shape: tuple[int, ...], batch_size: int) -> None:
 
 
 def own_parameter(model: Model) -> nn.Parameter | None:
-    """A parameter of the network, which tells its device and dtype; None for a plain callable."""
+    """A parameter of the network, which has its device and dtype; None for a plain callable."""
     return next(model.parameters(), None) if isinstance(model, nn.Module) else None
 
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Eval mode for a Module and all its parts; each part's own mode is restored on exit, also after an exception."""
+    """Eval mode for a Module and all its parts. Each part's mode is restored on exit, also after an exception."""
     modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
     try:
         for module, _ in modes:

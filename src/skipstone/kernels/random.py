@@ -1,5 +1,7 @@
-"""rng.py's numbers in one kernel, where its own words of torch are some hundred small ones: the same bits of the
-hash, and normals that agree to the rounding of a logarithm.
+"""The numbers of rng.py from one kernel each, where torch would launch some hundred small ones.
+
+The words are the same bits. The normals agree to the rounding of a logarithm. A key is the low 64 bits of a seed: an
+int in −2^63 … 2^63−1, or int64 [1] on the device.
 """
 
 import math
@@ -10,7 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 from skipstone.kernels import launch
-from skipstone.rng import as_key
 
 _BLOCK = 1024
 
@@ -56,36 +57,32 @@ def _normal(key, step, index, out, SIZE, PAIRS, STREAM: tl.constexpr, KEYS: tl.c
     tl.store(out + n * SIZE + PAIRS + at, second, mask=(at < PAIRS) & (PAIRS + at < SIZE))
 
 
-def words(seed: int | Tensor, stream: int, index: Tensor, step: int | Tensor, count: int) -> Tensor:
-    """As `rng.words`. seed: an int, or int64 [1] on the device."""
+def words(key: int | Tensor, stream: int, index: Tensor, step: int | Tensor, count: int) -> Tensor:
+    """As `rng.words`, given the key."""
     index, step = index.contiguous(), _each(step, index)
     out = torch.empty(len(index), count, dtype=torch.int64, device=index.device)
     grid = (triton.cdiv(count, _BLOCK), len(index))
-    launch(_words, grid, _key(seed), step, index, out, count, **_flags(seed, stream, step))
+    launch(_words, grid, key, step, index, out, count, **_flags(key, stream, step))
     return out
 
 
 def normal(
-    seed: int | Tensor, stream: int, index: Tensor, shape: tuple[int, ...], step: int | Tensor, dtype: torch.dtype
+    key: int | Tensor, stream: int, index: Tensor, shape: tuple[int, ...], step: int | Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """As `rng.normal`. seed: an int, or int64 [1] on the device."""
+    """As `rng.normal`, given the key."""
     index, step = index.contiguous(), _each(step, index)
     out = torch.empty(len(index), *shape, dtype=dtype, device=index.device)
     size = math.prod(shape)
     pairs = math.ceil(size / 2)
     grid = (triton.cdiv(pairs, _BLOCK), len(index))
-    launch(_normal, grid, _key(seed), step, index, out, size, pairs, **_flags(seed, stream, step))
+    launch(_normal, grid, key, step, index, out, size, pairs, **_flags(key, stream, step))
     return out
 
 
 def _each(step: int | Tensor, index: Tensor) -> int | Tensor:
-    """A tensor of steps with one for each sample in memory."""
+    """A tensor of steps written out, one per sample."""
     return step.expand(len(index)).contiguous() if isinstance(step, Tensor) else step
 
 
-def _key(seed: int | Tensor) -> int | Tensor:
-    return seed if isinstance(seed, Tensor) else as_key(seed)
-
-
-def _flags(seed: int | Tensor, stream: int, step: int | Tensor) -> dict:
-    return dict(STREAM=int(stream), KEYS=isinstance(seed, Tensor), STEPS=isinstance(step, Tensor), BLOCK=_BLOCK)
+def _flags(key: int | Tensor, stream: int, step: int | Tensor) -> dict:
+    return dict(STREAM=int(stream), KEYS=isinstance(key, Tensor), STEPS=isinstance(step, Tensor), BLOCK=_BLOCK)

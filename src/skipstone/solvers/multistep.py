@@ -1,7 +1,7 @@
-"""Multistep solvers: higher order from the history of earlier rows, still one network evaluation a row.
+"""Multistep solvers: higher order from what earlier rows left, still at one network evaluation per row.
 
-Rows at clean data are DDIM's, and the rows after a start build the order up: the first is of order 1, the second of
-order 2 at most. Steps may be spaced in any way: the weights follow the visited steps.
+Rows that start or end at clean data are DDIM's. The order builds up from there: the first row is of order 1, the second
+of order 2 at most. Steps may be spaced in any way, because the weights follow the visited steps.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,12 @@ from skipstone.solvers.table import Path, StepTable, ascend, ddim_row, descend, 
 
 @dataclass(frozen=True)
 class _Multistep:
-    """What multistep solvers have in common; `_table` fills either way's rows.
+    """What multistep solvers have in common. `_table` fills the rows of both directions.
 
-    order: 1 (DDIM), 2 or 3.  variant: "exact" or "published", see the classes.  to_data, clip_x0: as for DDIM.
+    order:   1 (DDIM), 2 or 3.
+    variant: "exact" or "published", see the classes.
+    to_data: take the last step to clean data. False stops at the first visited step.
+    clip_x0: clip the predicted x0 to [−1, 1].
     """
 
     family: ClassVar[str]
@@ -44,7 +47,7 @@ class _Multistep:
         return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
 
     def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from data to noise. Starts on clean data if `to_data`, else at the first visited step."""
+        """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
 
     def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
@@ -52,10 +55,10 @@ class _Multistep:
 
 
 class DPMSolverPP(_Multistep):
-    """DPM-Solver++ multistep (Lu et al. 2022, algorithm 2), which predicts x0 and steps in λ = log(√ᾱ/√(1−ᾱ)).
+    """DPM-Solver++ multistep (Lu et al. 2022, algorithm 2): steps in λ = log(√ᾱ/√(1−ᾱ)) that predict x0.
 
-    variant: of order 3. "exact" takes the second derivative that a third-order step needs. "published" takes half of
-        it, as the authors' code and diffusers do, and is of order 2.
+    variant: matters for order 3. "exact" takes the second derivative that a third-order step needs. "published" takes
+             half of that derivative, as the authors' code and diffusers do, and is of order 2.
     """
 
     family = "dpm_solver_pp"
@@ -73,7 +76,7 @@ class DPMSolverPP(_Multistep):
         return StepTable.build(process, path, a, b, None, c, torch.zeros_like(a), torch.ones_like(a), clip_x0)
 
     def _weights(self, h: Tensor, lambdas: Tensor, order: int) -> Tensor:
-        """Weights of this x0 and the earlier ones, latest first; D0, D1, D2 are the paper's differences, so written."""
+        """Weights of this x0 and the earlier ones, latest first. D0, D1 and D2 are the paper's, written in these x0."""
         x0 = torch.eye(order, dtype=torch.float64)
         r = (lambdas[:-1] - lambdas[1:]) / h
         phi_1 = torch.expm1(-h)
@@ -89,8 +92,8 @@ class DPMSolverPP(_Multistep):
 class AdamsBashforth(_Multistep):
     """DDIM's step (Eq. 13) with eps extrapolated from earlier rows: Adams-Bashforth in r = √((1−ᾱ)/ᾱ).
 
-    variant: "exact" integrates the polynomial through the visited r, and is of its order on any steps. "published"
-        takes the weights of even steps whatever the spacing, as PLMS does (Liu et al. 2022).
+    variant: "exact" integrates the polynomial through the visited r. It has its order on any steps.
+             "published" takes the weights of even steps on any steps, as PLMS does (Liu et al. 2022).
     """
 
     family = "adams_bashforth"
@@ -121,9 +124,9 @@ class AdamsBashforth(_Multistep):
 
 
 def _orders(path: Path, highest: int) -> list[int]:
-    """Each row's order: one more than the rows before it that belong to the same run, and 1 at clean data."""
-    orders, run = [], 0
+    """Each row's order: 1 at clean data, and from there one more per row, up to the highest."""
+    orders, in_a_row = [], 0
     for inner in path.inner.tolist():
-        run = run + 1 if inner else 0
-        orders.append(min(highest, max(run, 1)))
+        in_a_row = in_a_row + 1 if inner else 0
+        orders.append(min(highest, max(in_a_row, 1)))
     return orders

@@ -1,11 +1,12 @@
-"""The step table: every sampler of this package is rows of it, one row a network evaluation.
+"""The step table: every sampler of this package is a table with one row per network evaluation.
 
     x0  = (x_f − √(1−ᾱ_t) eps) / √ᾱ_t                  clipped to [−1, 1] where clip_x0 is on
     x_p = a x_f + b x0 + Σ_k c_k h_k + s z              z ~ N(0, I);  h_k: what the row k+1 rows ago left
     h   = u x_f + v x0                                  what this row leaves
 
-The row starts at step f, asks the network at time t and lands on step p. f = t but where encoding starts on clean
-data, at which no network was trained. f and p are stored, never inferred from a stride; −1 is clean data.
+A row starts at step f, asks the network at step t and lands on step p; −1 is clean data. f and t are equal, except
+where encoding starts on clean data, because no network was trained there. All three are stored, and none is inferred
+from a stride.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from skipstone.process import ForwardProcess
 
 
 class Path(NamedTuple):
-    """Where rows start (f), ask the network (t) and land (p): int64 [S] each, in the order in which rows run."""
+    """Where each row starts (f), asks the network (t) and lands (p): int64 [S], in the order in which rows run."""
 
     f: Tensor
     t: Tensor
@@ -27,19 +28,21 @@ class Path(NamedTuple):
 
     @property
     def inner(self) -> Tensor:
-        """Which rows touch no clean data: bool [S]. The others are DDIM's in every table: r or log-SNR ends there."""
+        """Which rows touch no clean data: bool [S]. The others are DDIM's in every table: log-SNR is infinite there."""
         return (self.f >= 0) & (self.p >= 0)
 
 
 @dataclass(frozen=True)
 class StepTable:
-    """The rows, in the order in which they run. Columns are [S], on the CPU; c is [S, K] for K rows of history.
+    """The rows, in the order in which they run. Columns are [S], on the CPU.
 
-    f, t, p: int64, see above.
-    sqrt_alpha_bar, sqrt_one_minus_alpha_bar: float64, √ᾱ_t and √(1−ᾱ_t), which turn eps into x0.
-    a, b, s: float64, the weights of x, x0 and fresh noise.
-    c, u, v: float64, the weights of the history, and of x and x0 in what the row leaves there.
-    clip_x0: whether x0 is clipped to [−1, 1] before it is used (eps is thereby re-derived from it).
+    f, t, p:                  int64: where the row starts, asks the network and lands.
+    sqrt_alpha_bar:           float64: √ᾱ_t.
+    sqrt_one_minus_alpha_bar: float64: √(1−ᾱ_t). Both turn eps into x0.
+    a, b, s:                  float64: the weights of x, x0 and fresh noise.
+    c:                        float64 [S, K]: the weights of what the last K rows left, the latest first.
+    u, v:                     float64: the weights of x and x0 in what this row leaves.
+    clip_x0:                  whether x0 is clipped to [−1, 1] before it is used.
     """
 
     f: Tensor
@@ -68,7 +71,12 @@ class StepTable:
         v: Tensor | None = None,
         clip_x0: bool = False,
     ) -> "StepTable":
-        """The table of these columns; those left out are zero, and there is no history."""
+        """The table of these columns. Those that are left out are zero, and without c there is no history.
+
+        process: gives √ᾱ_t and √(1−ᾱ_t).
+        path:    f, t and p, from `descend` or `ascend`.
+        Other arguments as for the class.
+        """
         zero = torch.zeros_like(a)
         return cls(
             *path,
@@ -85,7 +93,7 @@ class StepTable:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations that a sample costs."""
+        """Network evaluations per sample."""
         return len(self.t)
 
     @property
@@ -95,7 +103,7 @@ class StepTable:
 
 
 class Solver(Protocol):
-    """Anything that fills a table from noise to data; the classes below are the `_target_`s of conf/solver."""
+    """Anything that fills a table from noise to data: see docs/extending.md for one of your own."""
 
     to_data: bool
     clip_x0: bool
@@ -117,7 +125,7 @@ def descend(timesteps: Sequence[int], num_steps: int, to_data: bool) -> Path:
 def ascend(timesteps: Sequence[int], num_steps: int, to_data: bool, clip_x0: bool) -> Path:
     """From clean data if `to_data`, else from the first visited step, up to the last.
 
-    The row that starts on clean data asks the network at the first visited step.
+    The row that starts on clean data asks the network at the first visited step. Raises ValueError for clip_x0.
     """
     if clip_x0:
         raise ValueError("solver.clip_x0=true cannot be undone, so there is no encoding with it: set it to false.")
@@ -140,7 +148,7 @@ def _checked(timesteps: Sequence[int], num_steps: int, to_data: bool) -> list[in
 
 
 def noise_ratio(process: ForwardProcess, t: Tensor) -> Tensor:
-    """r_t = √((1−ᾱ_t)/ᾱ_t), the noise of x_t/√ᾱ_t: the variable in which Eq. 13 is an Euler step."""
+    """r_t = √((1−ᾱ_t)/ᾱ_t), the noise level of x_t/√ᾱ_t. In this variable Eq. 13 is an Euler step."""
     return torch.sqrt(process.one_minus_alpha_bar(t) / process.alpha_bar(t))
 
 
@@ -154,10 +162,10 @@ def eps_row(process: ForwardProcess, path: Path, k: Tensor) -> tuple[Tensor, Ten
 
 
 def ddim_row(process: ForwardProcess, path: Path) -> tuple[Tensor, Tensor]:
-    """(a, b) of the deterministic DDIM step (Song et al. 2021, Eq. 13), either way."""
+    """(a, b) of the deterministic DDIM step (Song et al. 2021, Eq. 13), up or down."""
     k = torch.sqrt(process.alpha_bar(path.p)) * (noise_ratio(process, path.p) - noise_ratio(process, path.f))
     from_data = eps_row(process, path, k)
-    # the same for f = t, in a form that is exact where a row lands on x0 itself
+    # the same where f = t, in a form that is exact for a row that lands on x0 itself
     a = torch.sqrt(process.one_minus_alpha_bar(path.p)) / torch.sqrt(process.one_minus_alpha_bar(path.t))
     b = torch.sqrt(process.alpha_bar(path.p)) - a * torch.sqrt(process.alpha_bar(path.t))
     plain = path.f == path.t
