@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+_LARGEST = 0.999  # of a rescaled β, as `cosine` has it
+
 
 def _require_steps(num_steps: int) -> None:
     if not isinstance(num_steps, int) or num_steps < 2:
@@ -22,18 +24,33 @@ def _require_range(beta_1: float, beta_T: float) -> None:
         raise ValueError(f"noise.beta_1={beta_1} and noise.beta_T={beta_T} must satisfy 0 < beta_1 <= beta_T < 1.")
 
 
-def linear(num_steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
-    """β rises linearly from beta_1 to beta_T (Ho et al. 2020, section 4). Returns float64 [T]."""
-    _require_steps(num_steps)
-    _require_range(beta_1, beta_T)
-    return torch.linspace(beta_1, beta_T, num_steps, dtype=torch.float64)
+def _rescaled(betas: Tensor, rescale: bool) -> Tensor:
+    """β · 1000/T, below 1, so that the process ends in as much noise as with 1000 steps, whatever T is."""
+    return (betas * (1000 / len(betas))).clamp(max=_LARGEST) if rescale else betas
 
 
-def scaled_linear(num_steps: int = 1000, beta_1: float = 8.5e-4, beta_T: float = 0.012) -> Tensor:
-    """√β rises linearly from √beta_1 to √beta_T (Rombach et al. 2022, their released code). Returns float64 [T]."""
+def linear(num_steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, rescale: bool = False) -> Tensor:
+    """β rises linearly from beta_1 to beta_T (Ho et al. 2020, section 4). Returns float64 [T].
+
+    rescale: multiply β by 1000/T, as improved-diffusion does (Nichol & Dhariwal 2021, their released code). The β
+             above are for T = 1000: with fewer steps and without rescaling the process ends short of pure noise.
+    """
     _require_steps(num_steps)
     _require_range(beta_1, beta_T)
-    return torch.linspace(math.sqrt(beta_1), math.sqrt(beta_T), num_steps, dtype=torch.float64) ** 2
+    return _rescaled(torch.linspace(beta_1, beta_T, num_steps, dtype=torch.float64), rescale)
+
+
+def scaled_linear(
+    num_steps: int = 1000, beta_1: float = 8.5e-4, beta_T: float = 0.012, rescale: bool = False
+) -> Tensor:
+    """√β rises linearly from √beta_1 to √beta_T (Rombach et al. 2022, their released code). Returns float64 [T].
+
+    rescale: as for `linear`.
+    """
+    _require_steps(num_steps)
+    _require_range(beta_1, beta_T)
+    roots = torch.linspace(math.sqrt(beta_1), math.sqrt(beta_T), num_steps, dtype=torch.float64)
+    return _rescaled(roots**2, rescale)
 
 
 def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:

@@ -16,6 +16,8 @@ class ForwardProcess:
     """
 
     def __init__(self, betas: Tensor) -> None:
+        if not isinstance(betas, Tensor):
+            raise ValueError(f"betas must be a torch.Tensor, got {type(betas).__name__}: use torch.as_tensor(betas).")
         betas = betas.detach().to("cpu", torch.float64)
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError("betas must be a one-dimensional tensor of numbers in (0, 1).")
@@ -24,6 +26,8 @@ class ForwardProcess:
         # log ᾱ keeps both ᾱ and 1 − ᾱ = −expm1(log ᾱ) accurate where the other is close to 1. Row t+1 holds step t.
         self._log_alpha_bars = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.alpha_bars = self._log_alpha_bars[1:].exp()
+        if self.alpha_bars[-1] == 0:
+            raise ValueError("these betas end in alpha_bar = 0, at which no image is left: use smaller or fewer betas.")
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -34,8 +38,7 @@ class ForwardProcess:
     def log_alpha_bar(self, t: int | Tensor) -> Tensor:
         """log ᾱ_t: float64, of the shape of `t`; t in −1 … T−1."""
         t = torch.as_tensor(t, device="cpu")
-        if bool((t < -1).any()) or bool((t >= self.num_steps).any()):
-            raise ValueError(f"t must lie in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
+        self._require(t)
         return self._log_alpha_bars[t + 1]
 
     def alpha_bar(self, t: int | Tensor) -> Tensor:
@@ -50,8 +53,9 @@ class ForwardProcess:
         """A draw from q(x_t | x_0) (Ho et al. 2020, Eq. 4): √ᾱ_t x0 + √(1−ᾱ_t) eps, like x0.
 
         x0:  float [N, …], in the [−1, 1] scale.
-        t:   int64 [N] in 0 … T−1, on the device of x0.
+        t:   int64 [N] in −1 … T−1, on the device of x0; −1 is clean data.
         eps: standard normal noise, like x0.
+        Raises ValueError for another t and for images of integers; on a GPU another t is the device's own error.
         """
         signal, noise = self._signal_and_noise(x0, t)
         return signal * x0 + noise * eps
@@ -62,16 +66,27 @@ class ForwardProcess:
         return (x_t - noise * eps) / signal
 
     def predict_eps(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
-        """The noise that (x_t, x0) implies: `predict_x0` solved for eps. Shapes as for `diffuse`."""
+        """The noise that (x_t, x0) implies: `predict_x0` solved for eps. Shapes as for `diffuse`; t in 0 … T−1."""
         signal, noise = self._signal_and_noise(x_t, t)
+        if t.device.type == "cpu" and bool((t < 0).any()):
+            raise ValueError("t=-1 is clean data, which holds no noise to predict: t must be in 0 ... T-1.")
         return (x_t - signal * x0) / noise
 
     def _signal_and_noise(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1−ᾱ_t) as [N, 1, …] of x's dtype. Each device keeps both, so that no gather waits for the host."""
+        if not x.is_floating_point():
+            raise ValueError(f"images must be float in the [-1, 1] scale, got {x.dtype}: use x / 127.5 - 1 for bytes.")
+        if t.device.type == "cpu":
+            self._require(t)
         if x.device not in self._roots:
-            log_alpha_bars = self._log_alpha_bars[1:]
-            roots = (torch.exp(0.5 * log_alpha_bars), torch.sqrt(-torch.expm1(log_alpha_bars)))
+            roots = (torch.exp(0.5 * self._log_alpha_bars), torch.sqrt(-torch.expm1(self._log_alpha_bars)))
             self._roots[x.device] = (roots[0].to(x.device), roots[1].to(x.device))
         shape = (-1,) + (1,) * (x.ndim - 1)
-        signal, noise = self._roots[x.device]
-        return signal[t].to(x.dtype).view(shape), noise[t].to(x.dtype).view(shape)
+        # row t+1 holds step t; index_select, unlike [], takes no negative row
+        signal, noise = (root.index_select(0, (t + 1).reshape(-1)) for root in self._roots[x.device])
+        return signal.to(x.dtype).view(shape), noise.to(x.dtype).view(shape)
+
+    def _require(self, t: Tensor) -> None:
+        """Raise ValueError unless every t is a step of this process, or −1."""
+        if t.is_floating_point() or bool((t < -1).any()) or bool((t >= self.num_steps).any()):
+            raise ValueError(f"t must be integers in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")

@@ -10,17 +10,20 @@ from shell import ROOT, python
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 
 # Small enough for a test; everything else is as it is typed.
-SMALL = (
-    "logger=none model.base=8 training.batch_size=8 training.warmup=2 trainer.max_steps=4 trainer.log_every_n_steps=2 "
-    "trainer.checkpoint_every_n_steps=2 trainer.enable_progress_bar=false evaluation.images=16 "
-    "evaluation.fine_images=2 evaluation.training.images=10 metrics.features=8 metrics.classifier_steps=10"
-).split()
+SMALL = [
+    "logger=none", "model.base=8", "training.batch_size=8", "training.warmup=2", "trainer.max_steps=4",
+    "trainer.log_every_n_steps=2", "trainer.checkpoint_every_n_steps=2", "trainer.enable_progress_bar=false",
+    "evaluation.images=16", "evaluation.fine_images=2", "evaluation.training.images=10", "metrics.features=8",
+    "metrics.classifier_steps=10",
+]  # fmt: skip
 SMALL_SCRIPT = {
-    "evaluate": "evaluation.images=16 evaluation.fine_images=2 metrics.features=8 metrics.classifier_steps=10".split(),
+    "evaluate": [
+        "evaluation.images=16", "evaluation.fine_images=2", "metrics.features=8", "metrics.classifier_steps=10",
+    ],
     "sample": ["n=4"],
     "interpolate": ["rows=1", "columns=3"],
     "reconstruct": ["n=2", "taus=[5]", "exact=[]"],
-}
+}  # fmt: skip
 # What cannot be typed here, and why. test_readme.py composes them all the same.
 NOT_HERE = {
     "dataset=cifar10": "downloads CIFAR-10",
@@ -56,7 +59,7 @@ def room(tmp_path_factory):
 @pytest.mark.parametrize("line", commands())
 def test_every_command_line_runs(line, room):
     (key,) = (path.name for path in (room / "outputs" / "models").glob("mnist5k-*") if path.is_dir())
-    (sweep,) = (path.parent for path in room.glob("outputs/sweeps/*/*/multirun.yaml") if (path.parent / "1").is_dir())[:1]
+    sweep = next(path.parent for path in sorted(room.glob("outputs/sweeps/*/*/multirun.yaml")))
     typed = line.replace("<key>", key).replace("outputs/sweeps/<date>/<time>", str(sweep))
     _, script, *words = shlex.split(typed.replace("dataset.root=photos", f"dataset.root={room}/photos"))
     if script == "train.py" and "--cfg" not in words and not any(word.startswith("resume=") for word in words):
@@ -72,11 +75,12 @@ def test_every_command_line_runs(line, room):
 
 
 def sentences(page):
-    """The sentences of a page's prose, code spans and all: without code blocks, tables, headings and pictures."""
+    """The sentences of a page's prose: without code blocks, tables, headings and pictures."""
     text = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
-    prose = [line for line in text.splitlines() if not re.match(r"    |\||#|!\[|<!--|$", line)]
-    joined = re.sub(r"(?m)^[-*\d.]+ ", "", "\n".join(prose))
-    return [" ".join(part.split()) for part in re.split(r"(?<=[.:])\s+(?=[A-Z`\[*])", joined)]
+    text = re.sub(r"(?m)^(    |\||#|!\[|<!--).*$", "", text)
+    paragraphs = re.split(r"\n\s*\n|\n(?=- )", text)
+    parts = [re.split(r"(?<=[.])\s+(?=[A-Z`\[*])", " ".join(each.removeprefix("- ").split())) for each in paragraphs]
+    return [part for each in parts for part in each if part]
 
 
 def claims():

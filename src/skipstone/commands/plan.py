@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import rng
+from skipstone import engine, rng
 from skipstone.evaluation.cells import Cell, build_cells
 from skipstone.network import placement
 from skipstone.process import ForwardProcess
@@ -51,6 +51,8 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     whole = not multirun if grid.grid == "auto" else grid.grid  # a multirun's jobs are the grid
     cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
     watched = build_cells(config, process, grid.training.taus, grid.training.etas)
+    for cell in (*cells, *watched):
+        engine.require_noise(cell.table)
     net, recipe = _network(config), _recipe(config)
     dataset = OmegaConf.to_container(config.dataset, resolve=True)
     images = keep("images", dataset, lambda: instantiate(config.dataset))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.engine.request import batch_of, count_and_shape, starts
+from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, evaluating
 from skipstone.solvers import StepTable
@@ -79,6 +79,9 @@ def sample_many(
     if not tables:
         raise ValueError("give at least one table.")
     count, shape = count_and_shape(n, shape, start)
+    if start is None:
+        for table in tables:
+            require_noise(table)
     slots = batch_of(batch_size, count * len(tables))
     todo = plan([table.nfe for table in tables], count, slots)
     # part by part, because a generator takes many times the memory of what it draws

@@ -1,32 +1,68 @@
 """What a caller asks for, made definite: how many samples of which shape, in which batches, from which start."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from skipstone.engine.step import Model, own_parameter
 from skipstone.rng import Stream, normal
+from skipstone.solvers import StepTable
 
 LARGEST_DEFAULT_BATCH = 256
+_MOST_SIGNAL, _MUCH_SIGNAL = 0.3, 0.1  # of √ᾱ where sampling starts: refused above the first, warned above the second
+_LEAST_SIGNAL = 2.0**-24  # below it 1 and √(1−ᾱ) are one number in float32
 
 
 def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor | None) -> tuple[int, tuple[int, ...]]:
     """(n, shape), given as such or by `start`. Raises ValueError if they are missing or contradict each other."""
     if start is not None:
+        if not isinstance(start, Tensor) or not start.is_floating_point():
+            kind = start.dtype if isinstance(start, Tensor) else type(start).__name__
+            raise ValueError(f"start must be a torch.Tensor of floats, got {kind}: use torch.as_tensor(start).float().")
         if n not in (None, len(start)) or shape not in (None, tuple(start.shape[1:])):
             raise ValueError(f"start has shape {tuple(start.shape)}; leave n and shape out, or let them agree with it.")
         n, shape = len(start), tuple(start.shape[1:])
     if n is None or shape is None:
         raise ValueError("give n and shape, or start.")
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1.")
+    require_count("n", n)
+    for size in shape:
+        require_count("every size in shape", size)
     return n, tuple(shape)
+
+
+def require_count(name: str, value: object) -> None:
+    """Raise ValueError unless the value is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be at least 1, and an integer.")
+
+
+def require_noise(table: StepTable) -> None:
+    """Refuse a table whose first row is asked to start from pure noise where an image is still to be seen.
+
+    Start noise is N(0, I), and at the first row's t the image has the weight √ᾱ_t. Raises ValueError above 0.3, where
+    mean and spread of the samples are visibly off, and where √ᾱ_t is less than float32 resolves; warns above 0.1.
+    """
+    t, signal = int(table.t[0]), float(table.sqrt_alpha_bar[0])
+    said = f"sampling starts from pure noise at t={t}, where sqrt(alpha_bar)={signal:.3g}"
+    if signal > _MOST_SIGNAL:
+        raise ValueError(
+            f"{said} of the image is left and must be at most {_MOST_SIGNAL}: visit later steps, or use noise that "
+            "ends lower (noise=rescaled scales beta with 1000/T)."
+        )
+    if signal < _LEAST_SIGNAL:
+        raise ValueError(
+            f"{said} is less than float32 resolves ({_LEAST_SIGNAL:.1g}), so the predicted image has no digit: use "
+            "smaller betas or earlier steps."
+        )
+    if signal > _MUCH_SIGNAL:
+        warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=3)
 
 
 def batch_of(batch_size: int | None, count: int) -> int:
     """The batch size that was asked for, or `count` up to a cap."""
     size = min(count, LARGEST_DEFAULT_BATCH) if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    require_count("batch_size", size)
     return size
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skipstone.engine.packing import sample_many
-from skipstone.engine.request import batch_of, count_and_shape, starts, take
+from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts, take
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
 from skipstone.rng import Stream, normal
@@ -58,6 +58,10 @@ def sample(
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
         return sample_many(model, [table], n, shape, **asked)[0]
     count, shape = count_and_shape(n, shape, start)
+    if start is None:
+        require_noise(table)
+    if step_noise is not None:
+        _require_step_noise(step_noise, table, count, shape)
     size = batch_of(batch_size, count)
     total = -(-count // size) * table.nfe
     batches = []
@@ -91,8 +95,20 @@ def trajectory(
     A Module stays in eval mode until the iterator is exhausted or closed.
     """
     count, shape = count_and_shape(n, shape, start)
+    if start is None:
+        require_noise(table)
+    if step_noise is not None:
+        _require_step_noise(step_noise, table, count, shape)
     index = torch.arange(count)
     yield from _rows(model, table, starts(model, shape, seed, index, start, dtype), index, seed, step_noise)
+
+
+def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tuple[int, ...]) -> None:
+    if tuple(step_noise.shape) != (table.nfe, n, *shape):
+        raise ValueError(
+            f"step_noise has shape {tuple(step_noise.shape)}, and must have {(table.nfe, n, *shape)}: one z per row "
+            "and sample."
+        )
 
 
 def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:

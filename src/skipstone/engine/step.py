@@ -61,9 +61,20 @@ def advance(
 
 
 def predict(model: Model, x: Tensor, t: Tensor) -> Tensor:
-    """eps in the trajectory's dtype, from one call of the network in its own."""
+    """eps in the trajectory's dtype, from one call of the network in its own.
+
+    Raises ValueError if the network gives anything but a tensor like x: one of another shape would be broadcast.
+    """
     parameter = own_parameter(model)
-    return model(x if parameter is None else x.to(parameter.dtype), t).to(x.dtype)
+    eps = model(x if parameter is None else x.to(parameter.dtype), t)
+    if not isinstance(eps, Tensor):
+        raise ValueError(
+            f"the model gave a {type(eps).__name__}, and eps must be a tensor like x: wrap the model, for example as "
+            "lambda x, t: model(x, t).sample for one of diffusers."
+        )
+    if eps.shape != x.shape:
+        raise ValueError(f"the model gave eps of shape {tuple(eps.shape)} for x of shape {tuple(x.shape)}: correct it.")
+    return eps.to(x.dtype)
 
 
 @torch.no_grad()

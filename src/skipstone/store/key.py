@@ -16,9 +16,9 @@ _WEIGHTLESS = (
     "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
 )  # fmt: skip
 
-# Recipe settings that came later, each with the value that leaves training as it was. At that value a setting is not
+# Settings that came later, each with the value that leaves training as it was. At that value a setting is not
 # hashed, so a model that was trained before the setting existed keeps its key.
-_NEUTRAL = {"weighting": "none", "optimizer": "adamw"}
+_NEUTRAL = {"weighting": "none", "optimizer": "adamw", "rescale": False}
 
 
 def weights_config(
@@ -35,13 +35,18 @@ def weights_config(
     weights = {
         "format": FORMAT,
         "dataset": {"name": name, "fingerprint": fingerprint, "flip": flip},
-        "model": config["model"],
-        "noise": config["noise"],
-        "training": {k: v for k, v in config["training"].items() if k not in _NEUTRAL or v != _NEUTRAL[k]},
+        "model": _without_neutral(config["model"]),
+        "noise": _without_neutral(config["noise"]),
+        "training": _without_neutral(config["training"]),
         "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
         "seed": config["seed"],
     }
     return weights if source is None else weights | {"source": source}
+
+
+def _without_neutral(settings: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in settings.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
+    return {name: _without_neutral(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def model_key(weights: dict[str, Any]) -> str:
