@@ -1,11 +1,12 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from skipstone import ForwardProcess, noise
+from skipstone import ForwardProcess, engine, noise, schedules, solvers
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,85 @@ def test_betas_outside_the_unit_interval_are_refused():
     for betas in (torch.tensor([0.1, 1.0]), torch.tensor([0.0]), torch.empty(0), torch.zeros(2, 2)):
         with pytest.raises(ValueError, match="betas"):
             ForwardProcess(betas)
+
+
+def gaussian(process, mean=0.4, std=0.2):
+    """The exact ε-network of data N(mean, std²), every pixel by itself."""
+
+    def eps(x, t):
+        t = int(t[0])
+        signal, noise = process.alpha_bar(t).sqrt(), process.one_minus_alpha_bar(t)
+        return noise.sqrt() * (x - signal * mean) / (signal**2 * std**2 + noise)
+
+    return eps
+
+
+@pytest.mark.parametrize("num_steps", [50, 100, 250, 1000])
+@pytest.mark.parametrize("betas", [noise.linear, noise.scaled_linear])
+def test_with_rescaled_betas_a_perfect_network_gives_the_data_whatever_t_is(betas, num_steps):
+    process = ForwardProcess(betas(num_steps, rescale=True))
+    table = solvers.DDIM().table(process, range(num_steps))
+    x = engine.sample(gaussian(process), table, 64, (1, 40, 40), dtype=torch.float64)
+    assert x.mean().item() == pytest.approx(0.4, abs=0.006)
+    assert x.std().item() == pytest.approx(0.2, abs=0.002 + 2 / num_steps)  # DDIM's own error falls as 1/T
+
+
+def test_rescaled_betas_are_those_of_improved_diffusion_and_of_t_1000():
+    torch.testing.assert_close(noise.linear(1000, rescale=True), noise.linear(1000), rtol=0, atol=0)
+    expected = torch.linspace(10 * 1e-4, 10 * 0.02, 100, dtype=torch.float64)
+    torch.testing.assert_close(noise.linear(100, rescale=True), expected, rtol=1e-15, atol=0)
+    ends = [ForwardProcess(noise.linear(T, rescale=True)).alpha_bars[-1].sqrt().item() for T in (100, 250, 4000)]
+    assert max(ends) < 0.01
+    assert noise.linear(10, rescale=True).max() == 0.999
+
+
+@pytest.mark.parametrize("run", ["sample", "trajectory", "sample_many"])
+def test_pure_noise_where_an_image_is_left_is_refused_or_warned_of(run, process):
+    def sample(process, steps, start=None):
+        table, n, shape = solvers.DDIM().table(process, steps), None if start is not None else 2, (1, 4, 4)
+        asked = dict(n=n, shape=None if n is None else shape, start=start)
+        model = gaussian(process)
+        if run == "sample_many":
+            return engine.sample_many(lambda x, t: 0 * x, [table], **asked)
+        return list(getattr(engine, run)(model, table, **asked))
+
+    short = ForwardProcess(noise.linear(100))
+    with pytest.raises(ValueError, match=r"at t=99, where sqrt\(alpha_bar\)=0.603 .* at most 0.3: .*noise=rescaled"):
+        sample(short, range(100))
+    with pytest.raises(ValueError, match="at t=300"):
+        sample(process, [0, 100, 300])
+    sample(short, range(100), start=torch.randn(2, 1, 4, 4))
+    with pytest.warns(UserWarning, match="at t=600"):
+        sample(process, [0, 100, 600])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(process, schedules.Quad(10)(1000))
+        sample(ForwardProcess(noise.scaled_linear()), [0, 999])
+    with pytest.raises(ValueError, match="less than float32 resolves"):
+        sample(ForwardProcess(torch.full((40,), 0.7)), [0, 39])
+
+
+def test_a_process_without_an_image_at_its_end_is_refused():
+    with pytest.raises(ValueError, match="alpha_bar = 0"):
+        ForwardProcess(torch.full((1000,), 0.99))
+    with pytest.raises(ValueError, match=r"betas must be a torch\.Tensor, got ndarray"):
+        ForwardProcess(noise.linear().numpy())
+
+
+def test_clean_data_is_minus_one_and_every_other_t_outside_is_refused(process):
+    x0, eps = torch.rand(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
+    clean = torch.tensor([-1, -1, 5])
+    x = process.diffuse(x0, clean, eps)
+    assert torch.equal(x[:2], x0[:2])
+    assert not torch.equal(x[2], x0[2])
+    assert torch.equal(process.predict_x0(x0, clean, eps)[:2], x0[:2])
+    with pytest.raises(ValueError, match="t=-1 is clean data"):
+        process.predict_eps(x, clean, x0)
+    for t in (torch.tensor([-2, 0, 0]), torch.tensor([0, 1000, 0]), torch.tensor([0.5, 1.0, 2.0])):
+        for function in (process.diffuse, process.predict_x0, process.predict_eps):
+            with pytest.raises(ValueError, match=r"t must be integers in -1 \.\.\. 999"):
+                function(x0, t, eps)
+        with pytest.raises(ValueError, match="t must be integers"):
+            process.alpha_bar(t)
+    with pytest.raises(ValueError, match=r"float in the \[-1, 1\] scale, got torch.uint8"):
+        process.diffuse((255 * x0).byte(), clean, eps)
