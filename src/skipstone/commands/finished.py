@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone.evaluation.cells import Cell, build_cells
+from skipstone.commands.grid import build_cells
+from skipstone.evaluation.cells import Cell
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.store import models

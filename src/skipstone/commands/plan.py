@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import rng
-from skipstone.evaluation.cells import Cell, build_cells
+from skipstone.commands.grid import build_cells
+from skipstone.evaluation.cells import Cell
 from skipstone.network import placement
 from skipstone.process import ForwardProcess
 from skipstone.rng import Stream

@@ -96,8 +96,8 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[Cell, Second
 
     from skipstone import load
     from skipstone.commands.evaluate import proxies_of
+    from skipstone.commands.grid import build_cells
     from skipstone.commands.settings import CONF
-    from skipstone.evaluation.cells import build_cells
     from skipstone.evaluation.evaluate import evaluate
     from skipstone.evaluation.metrics import fine_solution
     from skipstone.network import placement
