@@ -24,7 +24,7 @@ def job(config: DictConfig) -> None:
 
     model = open_model(config)
     trainer = resolve_trainer(config)
-    grid = config.evaluation
+    grid = model.config.evaluation
     cells = build_cells(model.config, model.process, grid.taus, grid.etas, grid.schedules)
     images = instantiate(config.dataset)
     require_training_data(model, images)

@@ -1,4 +1,4 @@
-"""Images between images: python scripts/interpolate.py run=<key> schedule=exp tau=50
+"""Images between images: python scripts/interpolate.py run=<key> schedule=exp nfe=50
 
 Each row goes from one start noise to another on the sphere (Shoemake's slerp), as in the DDIM paper's section 5.3.
 """

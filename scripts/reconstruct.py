@@ -17,6 +17,7 @@ def job(config: DictConfig) -> None:
     from skipstone.commands.finished import new_folder, open_model, require_own_form
 
     model = open_model(config)
+    config = model.config
     if "tau" not in config.schedule:
         raise ValueError("this schedule lists its own steps and has no tau to vary: choose another schedule.")
 
@@ -29,7 +30,7 @@ def job(config: DictConfig) -> None:
     solver, inner = instantiate(config.solver), instantiate(config.solver, to_data=False)
 
     def visited(tau: int) -> tuple[int, ...]:
-        return instantiate(model.config.schedule, tau=tau)(process.num_steps)
+        return instantiate(config.schedule, tau=tau)(process.num_steps)
 
     for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
         solver.encode_table(process, visited(tau))

@@ -1,4 +1,4 @@
-"""Samples of a finished model: python scripts/sample.py run=<key> schedule=exp tau=20 eta=0.0 n=64"""
+"""Samples of a finished model: python scripts/sample.py run=<key> schedule=exp nfe=20 eta=0.0 n=64"""
 
 import hydra
 from omegaconf import DictConfig

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone.commands.grid import build_cells
+from skipstone.commands.grid import build_cells, choose_taus
 from skipstone.evaluation.cells import Cell
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A model on its device, its process, the form of its images, its folder, the composed settings with its β."""
+    """A model on its device, its process, the form of its images, its folder, and the composed settings.
+
+    config: with the model's own β, and with the tau of nfe.
+    """
 
     net: nn.Module
     process: ForwardProcess
@@ -53,6 +56,7 @@ def open_model(config: DictConfig) -> Finished:
     cuda = config.device != "cpu" and torch.cuda.is_available()
     net, process = models.load(folder)
     config = OmegaConf.merge(config, {"noise": models.read_config(folder)["noise"]})
+    choose_taus(config, process)
     shape = (net.channels, net.image_size, net.image_size)
     return Finished(net.to("cuda" if cuda else "cpu"), process, shape, folder, config)
 

@@ -1,15 +1,47 @@
-"""From settings to cells: the grid that a configuration asks for."""
+"""From settings to cells: the grid that a configuration asks for, and the tau of an nfe."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from skipstone.commands.settings import with_schedule
 from skipstone.evaluation.cells import Cell, make_cell
 from skipstone.process import ForwardProcess
+from skipstone.solvers import reach
+
+
+def choose_taus(config: DictConfig, process: ForwardProcess) -> None:
+    """Set tau to that of `nfe`, and evaluation.taus to those of evaluation.nfes, where these are not null.
+
+    Schedules of evaluation.schedules without taus of their own get those of evaluation.nfes, too. Raises ValueError for
+    what cannot be reached.
+    """
+    if config.get("nfe") is not None:
+        config.tau = _tau(config, process, config.nfe)
+    nfes = OmegaConf.select(config, "evaluation.nfes")
+    if nfes is None:
+        return
+    config.evaluation.taus = [_tau(config, process, nfe) for nfe in nfes]
+    for name, taus in (config.evaluation.schedules or {}).items():
+        if taus is None:
+            other = with_schedule(config, name)
+            config.evaluation.schedules[name] = [_tau(other, process, nfe) for nfe in nfes]
+
+
+def _tau(config: DictConfig, process: ForwardProcess, nfe: int) -> int | None:
+    """The tau of the configured schedule at which the configured solver costs nfe evaluations; None if it has none."""
+    solver = instantiate(config.solver)
+    if "tau" in config.schedule:
+        return reach(solver, instantiate(config.schedule, _partial_=True), process, nfe)
+    cost = solver.table(process, instantiate(config.schedule)(process.num_steps)).nfe
+    if cost != nfe:
+        raise ValueError(
+            f"nfe={nfe} is not allowed: the schedule lists its own steps, which cost {cost}; leave it out."
+        )
+    return None
 
 
 def build_cells(
