@@ -1,4 +1,4 @@
-"""Images between images: python scripts/interpolate.py run=<key> schedule=exp tau=50
+"""Images between images: python scripts/interpolate.py run=<key> schedule=exp nfe=50
 
 Each row goes from one start noise to another on the sphere (Shoemake's slerp), as in the DDIM paper's section 5.3.
 """
@@ -15,7 +15,7 @@ def job(config: DictConfig) -> None:
     """Writes grid.png: `rows` pairs of start noises, `columns` images from one to the other."""
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model
-    from skipstone.evaluation.cells import build_cells
+    from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
     (cell,) = build_cells(config, model.process, [], [])

@@ -1,4 +1,4 @@
-"""Samples of a finished model: python scripts/sample.py run=<key> schedule=exp tau=20 eta=0.0 n=64"""
+"""Samples of a finished model: python scripts/sample.py run=<key> schedule=exp nfe=20 eta=0.0 n=64"""
 
 import hydra
 from omegaconf import DictConfig
@@ -12,7 +12,7 @@ def job(config: DictConfig) -> None:
     """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model
-    from skipstone.evaluation.cells import build_cells
+    from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
     (cell,) = build_cells(config, model.process, [], [])

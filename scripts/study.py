@@ -20,7 +20,7 @@ def job(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from skipstone.commands.finished import new_folder, open_model, require_training_data
-    from skipstone.evaluation.cells import build_cells
+    from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
     cells = build_cells(config, model.process, config.taus, config.etas)

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from skipstone import ForwardProcess, schedules
 from skipstone.commands.cli import CONF
-from skipstone.evaluation.cells import build_cells
+from skipstone.commands.grid import build_cells
 from skipstone.network import placement
 from skipstone.training.fit import build_trainer
 from skipstone.training.module import Recipe

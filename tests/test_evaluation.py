@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from skipstone import engine
+from skipstone.commands.grid import build_cells
 from skipstone.data import ImageSet, to_bytes
 from skipstone.evaluation import evaluate
-from skipstone.evaluation.cells import build_cells
 from skipstone.evaluation.metrics import Proxies
 
 SHAPE = (1, 16, 16)

@@ -43,6 +43,7 @@ TABLE = {
     "trainer.checkpoint_every_n_steps": SAME,
     "trainer.enable_progress_bar": SAME,
     "tau": SAME,
+    "nfe": SAME,
     "eta": SAME,
     "fresh": SAME,
     "resume": SAME,

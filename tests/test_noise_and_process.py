@@ -92,7 +92,7 @@ def test_with_rescaled_betas_a_perfect_network_gives_the_data_whatever_t_is(beta
     table = solvers.DDIM().table(process, range(num_steps))
     x = engine.sample(gaussian(process), table, 64, (1, 40, 40), dtype=torch.float64)
     assert x.mean().item() == pytest.approx(0.4, abs=0.006)
-    assert x.std().item() == pytest.approx(0.2, abs=0.002 + 2 / num_steps)  # DDIM's own error falls as 1/T
+    assert x.std().item() == pytest.approx(0.2, abs=0.004 + 2 / num_steps)  # DDIM's own error falls as 1/T
 
 
 def test_rescaled_betas_are_those_of_improved_diffusion_and_of_t_1000():

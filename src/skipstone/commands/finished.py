@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from skipstone.commands.grid import choose_taus
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.store import models
@@ -53,7 +54,7 @@ class OpenedModel:
 
 
 def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
-    """The model that `run` names by its key or its folder, and the settings with the model's own β as `noise`.
+    """The model that `run` names by its key or its folder, and the settings with its own β, and with the tau of nfe.
 
     It is placed as device, precision, compile, kernels and threads ask. Raises FileNotFoundError, naming the keys that
     there are, if there is no such model.
@@ -63,6 +64,7 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
     trainer = _trainer_of(config)
     net, process = models.load(folder)
     config = OmegaConf.merge(config, {"noise": models.read_config(folder)["noise"]})
+    choose_taus(config, process)
     shape = (net.channels, net.image_size, net.image_size)
     placed = placement.place(net, trainer, process.num_steps)
     return OpenedModel(placed, process, shape, folder, trainer), config

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import engine, rng
-from skipstone.evaluation.cells import Cell, build_cells
+from skipstone.commands.grid import build_cells, choose_taus
+from skipstone.evaluation.cells import Cell
 from skipstone.network import placement
 from skipstone.process import ForwardProcess
 from skipstone.rng import Stream
@@ -43,11 +44,13 @@ class Plan:
 def make(config: DictConfig, multirun: bool) -> Plan:
     """The parts of a configuration that settings.check has passed; multirun: whether it is one of several jobs.
 
-    trainer.threads take effect here. Raises ValueError or OSError for what does not fit together, or is not there.
+    trainer.threads take effect here, and nfe sets config.tau. Raises ValueError or OSError for what does not fit
+    together, or is not there.
     """
     trainer = placement.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     placement.use_threads(trainer["threads"])
     process, grid = ForwardProcess(instantiate(config.noise)), config.evaluation
+    choose_taus(config, process)
     whole = not multirun if grid.grid == "auto" else grid.grid  # a multirun's jobs are the grid
     cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
     watched = build_cells(config, process, grid.training.taus, grid.training.etas)

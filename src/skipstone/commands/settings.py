@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -70,6 +71,7 @@ _NUMBERS = {
     "images_back": (int, 1),
 }
 _NUMBERS_OR_NULL = {
+    "nfe": (int, 1),
     "trainer.threads": (int, 1),
     "threads": (int, 1),
     "budget": (float, 0),
@@ -80,6 +82,7 @@ _LISTS = (
     "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
 )  # fmt: skip
 _LISTS_OR_EMPTY = ("model.attention", "exact")
+_LISTS_OR_NULL = ("evaluation.nfes",)
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
     "singles", "gif",
@@ -96,6 +99,8 @@ _FOLLOWERS = {
     "model.image_size": "dataset.image_size",
     "model.channels": "dataset.channels",
 }
+# Keys that choose what another key sets; the other may come from a file, but must not be typed beside it
+_CHOOSERS = {"nfe": "tau", "evaluation.nfes": "evaluation.taus"}
 _LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # a seed is 64 bits with its sign; more steps are a slip
 _WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 
@@ -127,6 +132,7 @@ def check(config: DictConfig) -> None:
     _check_numbers(config)
     _check_lists(config)
     _check_words(config)
+    _check_choosers(config)
     for key, leader in _FOLLOWERS.items():
         value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
         if value is not _ABSENT and value != leading and value == value:  # NaN is refused where it is used
@@ -186,6 +192,10 @@ def _check_lists(config: DictConfig) -> None:
         value, or_empty = OmegaConf.select(config, key, default=_ABSENT), key in _LISTS_OR_EMPTY
         if value is not _ABSENT and not (OmegaConf.is_list(value) and (or_empty or len(value))):
             raise _refusal(key, value, "a list such as [1,2]" + ("" if or_empty else ", not empty"))
+    for key in _LISTS_OR_NULL:
+        value = OmegaConf.select(config, key)
+        if value is not None and not (OmegaConf.is_list(value) and len(value)):
+            raise _refusal(key, value, "null or a list such as [1,2], not empty")
     further = OmegaConf.select(config, "evaluation.schedules")
     named = OmegaConf.is_dict(further) and all(v is None or (OmegaConf.is_list(v) and v) for v in further.values())
     if further is not None and not named:
@@ -211,6 +221,16 @@ def _check_words(config: DictConfig) -> None:
     mode = os.environ.get("WANDB_MODE", "online")
     if str(OmegaConf.select(config, "logger._target_")).endswith(".Wandb") and mode not in _WANDB_MODES:
         raise _refusal("WANDB_MODE", mode, f"one of {', '.join(_WANDB_MODES[:4])} (or unset)")
+
+
+def _check_choosers(config: DictConfig) -> None:
+    """Schedules and experiments set a tau, so whether it was given beside nfe is seen in the command line alone."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    for key, chosen in _CHOOSERS.items():
+        value, other = (OmegaConf.select(config, name) for name in (key, chosen))
+        if value is not None and other is not None and typed & {chosen, f"schedule.{chosen}"}:
+            raise ValueError(f"{key}={value} and {chosen}={other} must not be given together: leave one of them out.")
 
 
 def with_schedule(config: DictConfig, name: str) -> DictConfig:

@@ -1,14 +1,8 @@
 """Cells: the ways, each a (schedule, solver, tau, eta), in which a model is to be sampled."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from skipstone.commands.settings import with_schedule
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Schedule
 from skipstone.solvers import Solver, StepTable
@@ -24,66 +18,6 @@ class Cell:
     settings: dict[str, Any]  # as SETTINGS names them
     table: StepTable
     own: bool  # whether it is the cell the user typed, and not only one of the grid
-
-
-def build_cells(
-    config: DictConfig,
-    process: ForwardProcess,
-    taus: Sequence[int],
-    etas: Sequence[float],
-    further: Mapping[str, Sequence[int] | None] | None = None,
-) -> list[Cell]:
-    """The grid taus × etas with the configured schedule and solver, and the user's own (tau, eta) if it is not in it.
-
-    further: schedules of conf/schedule by name, whose grids with the same etas follow; their taus, or None for the
-    schedule's own. Every table is made here, so that what is not allowed is refused before anything is trained.
-    """
-    cells = _grid(config, process, taus, etas, [(config.tau, _real(config.eta))])
-    for name, its_taus in (further or {}).items():
-        other = with_schedule(config, name)
-        try:
-            cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [])
-        except ValueError as error:
-            raise ValueError(f"evaluation.schedules.{name}: {error}") from error
-    first: dict[str, Cell] = {}
-    for cell in cells:
-        first.setdefault(cell.name, cell)
-    return list(first.values())
-
-
-def _grid(
-    config: DictConfig,
-    process: ForwardProcess,
-    taus: Sequence[int],
-    etas: Sequence[float],
-    own: list[tuple[int | None, float]],
-) -> list[Cell]:
-    if "eta" not in config.solver:  # a solver without noise: there is one column of the grid
-        if config.eta != 0:
-            raise ValueError(f"eta={config.eta} is not allowed: the solver is deterministic, leave eta at 0.")
-        etas = [0.0]
-    if "tau" not in config.schedule:  # a schedule that lists its steps: there is one row of the grid
-        if config.tau is not None:
-            raise ValueError(f"tau={config.tau} is not allowed: the schedule lists its own steps, leave tau out.")
-        taus = [None]
-    cells = {pair: _cell(config, process, *pair, own=True) for pair in own}
-    try:
-        grid = dict.fromkeys([*((tau, _real(eta)) for eta in etas for tau in taus), *own])
-        return [cells[pair] if pair in cells else _cell(config, process, *pair, own=False) for pair in grid]
-    except (ValueError, InstantiationException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        raise ValueError(f"{cause} It is a cell of taus={list(taus)} and etas={list(etas)} of evaluation.") from error
-
-
-def _real(eta: Any) -> Any:
-    """1 and 1.0 are one eta; what is no number is left for the solver to refuse."""
-    return float(eta) if isinstance(eta, int) and not isinstance(eta, bool) else eta
-
-
-def _cell(config: DictConfig, process: ForwardProcess, tau: int | None, eta: float, own: bool) -> Cell:
-    schedule = instantiate(config.schedule, **({"tau": tau} if "tau" in config.schedule else {}))
-    solver = instantiate(config.solver, **({"eta": eta} if "eta" in config.solver else {}))
-    return make_cell(process, schedule, solver, own)
 
 
 def make_cell(process: ForwardProcess, schedule: Schedule, solver: Solver, own: bool = False) -> Cell:

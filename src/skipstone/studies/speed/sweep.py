@@ -96,9 +96,9 @@ def _cells_alone(outputs: Path, overrides: list[str]) -> tuple[dict[Cell, Second
 
     from skipstone import load
     from skipstone.commands.evaluate import yardsticks
+    from skipstone.commands.grid import build_cells
     from skipstone.commands.settings import CONF
     from skipstone.evaluation import fine
-    from skipstone.evaluation.cells import build_cells
     from skipstone.evaluation.evaluate import evaluate
     from skipstone.network import placement
 
