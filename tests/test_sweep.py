@@ -17,8 +17,8 @@ from shell import python, run, summary_of
 import train
 from skipstone.commands import settings
 from skipstone.commands.cli import main
-from skipstone.commands.sweeps import folder as resume
 from skipstone.commands.sweeps import report
+from skipstone.commands.sweeps.folder import _quoted, again, command
 from skipstone.evaluation import results as archive
 from skipstone.report.rows import families
 
@@ -90,16 +90,16 @@ def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     (folder / "2" / "results.safetensors").write_bytes(b"cut off")
     (folder / "evaluation.csv").unlink()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("[03]/results.safetensors")}
-    again = python("train.py", f"resume={folder}", "logger=none")
-    assert again.returncode == 1  # tau=99 is as wrong as before
-    assert _TRAINING not in again.stdout
+    rerun = python("train.py", f"resume={folder}", "logger=none")
+    assert rerun.returncode == 1  # tau=99 is as wrong as before
+    assert _TRAINING not in rerun.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert all(archive.command(folder / job) for job in "12")
     assert len(rows_of(folder / "evaluation.csv")) == 4
     names = re.findall(r"Job \d \((.*?)\) has no result", (folder / "report.html").read_text())
     assert len(names) == 2
     assert not any("resume=" in name for name in names)
-    assert "logger=none" not in resume.command(folder).task
+    assert "logger=none" not in command(folder).task
 
 
 def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
@@ -109,8 +109,8 @@ def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
     said = " ".join(python("scripts/report.py", folder).stdout.split())
     assert re.search(r"Job 0 \(.* tau=3 eta=0.0 .*\) has no result: its results are of another job \(.* tau=5 ", said)
     assert len(rows_of(folder / "evaluation.csv")) == 3
-    again = python("train.py", f"resume={folder}", "logger=none")
-    assert again.stdout.count("has its result already") == 3
+    rerun = python("train.py", f"resume={folder}", "logger=none")
+    assert rerun.stdout.count("has its result already") == 3
     assert [path.read_bytes() for path in folder.glob("*/foreign-*.safetensors")] == [foreign]
     assert len(rows_of(folder / "evaluation.csv")) == 4
 
@@ -134,7 +134,7 @@ def test_jobs_that_never_began_are_named(tmp_path, capsys):
     (tmp_path / "1").mkdir()
     assert report.report(tmp_path) is None
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4 + 1
+    assert len(said) == 4 + 2  # and how to run them, in short and in full
     for number, why in enumerate(("it has not begun.", "it has not come to its end.", *["it has not begun."] * 2)):
         settings = f"eta={number // 2}.0 schedule.timesteps=[0,{(5, 9)[number % 2]}] +note='a,b' schedule=logsnr"
         assert said[number] == f"Job {number} ({settings}) has no result: {why}"
@@ -165,8 +165,8 @@ def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path):
     folder = tmp_path / "it's, so = $to {say} [a] sweep"
     task = ["schedule.timesteps=[0,5],[0,9]", "dataset.root='a,b \\'c'", "eta=0.0,1.0"]
     overview(folder, *task, "resume=elsewhere")
-    assert resume.resumed([f"resume={resume._quoted(str(folder))}"]) == resume.resumed([f"resume={folder}"])
-    words = resume.resumed(["-m", "logger=none", f"resume={folder}/"])
+    assert again([f"resume={_quoted(str(folder))}"]) == again([f"resume={folder}"])
+    words = again(["-m", "logger=none", f"resume={folder}/"])
     assert words[:5] == ["-m", "hydra/launcher=basic", *task]
     more = OverridesParser.create().parse_overrides(words[5:])
     assert [(override.key_or_group, override.value()) for override in more] == [
@@ -179,18 +179,18 @@ def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path):
 def test_what_stands_beside_resume_holds_once(tmp_path):
     """Hydra writes the whole command line of a resume into the sweep's folder."""
     overview(tmp_path, "tau=2,3", "logger=csv")
-    before = resume.command(tmp_path)
-    words = resume.resumed([f"resume={tmp_path}", "hydra/launcher=joblib", "logger=none", "hydra.launcher.n_jobs=2"])
+    before = command(tmp_path)
+    words = again([f"resume={tmp_path}", "hydra/launcher=joblib", "logger=none", "hydra.launcher.n_jobs=2"])
     hydra = [word for word in words if word.startswith("hydra")]
     task = [word for word in words if not word.startswith(("hydra", "-"))]
     assert task[-1] == "logger=none"
     OmegaConf.save(
         {"hydra": {"overrides": {"task": task, "hydra": [*hydra, "hydra.mode=MULTIRUN"]}}}, path_of(tmp_path)
     )
-    after = resume.command(tmp_path)
+    after = command(tmp_path)
     assert after.task == before.task == ["tau=2,3", "logger=csv"]
     assert after.hydra == ["hydra/launcher=basic"]
-    assert resume.resumed([f"resume={tmp_path}", "logger=none"])[1:4] == [
+    assert again([f"resume={tmp_path}", "logger=none"])[1:4] == [
         "hydra/launcher=basic",
         "tau=2,3",
         "logger=csv",
@@ -239,19 +239,19 @@ FOREIGN = [
 @pytest.mark.parametrize("word", OURS)
 def test_resume_follows_what_a_sweep_of_ours_can_say(word, tmp_path):
     overview(tmp_path, word)
-    assert word in resume.resumed([f"resume={tmp_path}"])
+    assert word in again([f"resume={tmp_path}"])
 
 
 @pytest.mark.parametrize("word", FOREIGN)
 def test_resume_follows_nothing_else(word, tmp_path):
     overview(tmp_path, "tau=2", word)
     with pytest.raises(
-        ValueError, match=r"(?s)multirun\.yaml asks for .*, which is not followed, for it may run any code"
+        ValueError, match=r"(?s)multirun\.yaml asks for .*, which is not followed, because it may run any code"
     ):
-        resume.resumed([f"resume={tmp_path}"])
+        again([f"resume={tmp_path}"])
 
 
-def test_resume_takes_no_module_from_where_the_sweep_was_begun(tmp_path, monkeypatch):
+def test_resume_takes_no_module_from_where_the_user_stands(tmp_path, monkeypatch):
     """Worker processes start as python -m, which would look for modules there first."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.setenv("PYTHONSAFEPATH", "")  # and put back, in the end
@@ -259,7 +259,7 @@ def test_resume_takes_no_module_from_where_the_sweep_was_begun(tmp_path, monkeyp
     (tmp_path / "joblib").mkdir()
     (tmp_path / "joblib" / "__init__.py").write_text("open('ran', 'w')")
     overview(tmp_path, "tau=2", "hydra/launcher=joblib")
-    resume.resumed([f"resume={tmp_path}"])
+    again([f"resume={tmp_path}"])
     subprocess.run([sys.executable, "-m", "joblib"], cwd=tmp_path, capture_output=True, check=False)
     assert not (tmp_path / "ran").exists()
 
@@ -267,7 +267,7 @@ def test_resume_takes_no_module_from_where_the_sweep_was_begun(tmp_path, monkeyp
 def test_resume_says_which_file_has_words_that_cannot_be_read(tmp_path):
     overview(tmp_path, "tau=[2")
     with pytest.raises(ValueError, match=r"multirun\.yaml is damaged"):
-        resume.resumed([f"resume={tmp_path}"])
+        again([f"resume={tmp_path}"])
 
 
 def test_every_key_that_train_py_has_is_one_of_ours(composed):
@@ -287,7 +287,7 @@ def test_every_key_that_train_py_has_is_one_of_ours(composed):
 def test_resume_refuses_what_may_change_a_result(beside, tmp_path):
     overview(tmp_path, "tau=2,3", "trainer.threads=1,2")
     with pytest.raises(ValueError, match=f"^{re.escape(beside)} is not allowed beside resume=.* new sweep with -m"):
-        resume.resumed([f"resume={tmp_path}", beside])
+        again([f"resume={tmp_path}", beside])
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_resume_refuses_what_may_change_a_result(beside, tmp_path):
 )  # fmt: skip
 def test_resume_takes_what_changes_no_result(beside, tmp_path):
     overview(tmp_path, "tau=2,3")
-    assert resume.resumed([f"resume={tmp_path}", beside])[-1] == beside
+    assert again([f"resume={tmp_path}", beside])[-1] == beside
 
 
 def test_a_folder_with_the_result_of_another_command_is_refused(tmp_path, monkeypatch, capsys):
@@ -348,8 +348,8 @@ def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
     jobs = [(seed, rate) for seed in ("31", "32") for rate in ("0.001", "0.002")]
     for job, (seed, rate) in enumerate(jobs):
         (tmp_path / str(job)).mkdir()
-        command = f"python train.py tau=20 seed={seed} training.learning_rate={rate}"
-        archive.save([cell], f"model{job}", command, tmp_path / str(job))
+        typed = f"python train.py tau=20 seed={seed} training.learning_rate={rate}"
+        archive.save([cell], f"model{job}", typed, tmp_path / str(job))
     page = report.report(tmp_path).read_text()
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [(row["seed"], row["training.learning_rate"]) for row in rows] == jobs
