@@ -1,7 +1,9 @@
 """Multiruns: one training, a failure that stops nobody, one report over all jobs, and what is left is made up for."""
 
 import csv
+import html
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,13 +14,13 @@ from cells import make_grid
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from shell import python, run, summary_of
+from shell import ENVIRONMENT, ROOT, python, run, summary_of
 
 import train
 from skipstone.commands import settings
 from skipstone.commands.cli import main
 from skipstone.commands.sweeps import report
-from skipstone.commands.sweeps.folder import _quoted, again, command
+from skipstone.commands.sweeps.folder import _quoted, again, command, typed
 from skipstone.evaluation import results as archive
 from skipstone.report.rows import families
 
@@ -115,6 +117,27 @@ def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
     assert len(rows_of(folder / "evaluation.csv")) == 4
 
 
+def test_the_whole_command_that_a_report_prints_is_pasted_into_a_shell(done, tmp_path):
+    """With a launcher, and a folder whose name means something else to the shell and to Hydra."""
+    place = tmp_path / "it's, so = $to {say} [a] sweep"
+    words = ["logger=none", "tau=3,5", "hydra/launcher=basic", f"hydra.sweep.dir={_quoted(str(place))}", "-m"]
+    assert run(f"paths.outputs={done[1]}", *words).returncode == 0
+    (place / "1" / "results.safetensors").unlink()
+    before = (place / "0" / "results.safetensors").stat().st_mtime_ns
+    lines = python("scripts/report.py", place).stdout.splitlines()
+    (short,) = [line.partition(": ")[2] for line in lines if line.startswith("To run what has no result: ")]
+    (whole,) = [line.partition(": ")[2] for line in lines if line.startswith("That is, in full: ")]
+    page = html.unescape((place / "report.html").read_text())
+    for typed in (whole, short):
+        assert typed in page
+        pasted = typed.replace("python", shlex.quote(sys.executable), 1)
+        rerun = subprocess.run(["bash", "-c", pasted], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+        assert rerun.returncode == 0, rerun.stderr
+        assert _TRAINING not in rerun.stdout
+        assert (place / "0" / "results.safetensors").stat().st_mtime_ns == before
+        (place / "1" / "results.safetensors").unlink()  # it was made again
+
+
 def test_report_writes_the_page_again(folder):
     (folder / "report.html").unlink()
     assert python("scripts/report.py", folder).returncode == 0
@@ -150,11 +173,11 @@ def test_a_refused_setting_wants_a_new_command_and_an_interruption_does_not(tmp_
     assert "where one was refused, give a new command with the right value" in capsys.readouterr().out
 
 
-def overview(folder, *task):
-    """A sweep's folder after `train.py -m *task`."""
+def overview(folder, *task, cwd=ROOT):
+    """A sweep's folder after `train.py -m *task`, typed in `cwd`."""
     folder.mkdir(exist_ok=True)
     overrides = {"task": list(task), "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=basic"]}
-    OmegaConf.save({"hydra": {"overrides": overrides}}, path_of(folder))
+    OmegaConf.save({"hydra": {"overrides": overrides, "runtime": {"cwd": str(cwd)}}}, path_of(folder))
 
 
 def path_of(folder):
@@ -210,6 +233,9 @@ OURS = [
     "dataset.root='it\\'s, so'",
     "hydra/launcher=slurm",
     "hydra.launcher.partition=gpu",
+    "hydra.launcher.account=us",
+    "hydra.launcher.n_jobs=2",
+    "evaluation.schedules={quad: [10, 20]},{exp: [5]}",
     "paths.outputs=../elsewhere",
 ]
 FOREIGN = [
@@ -233,6 +259,22 @@ FOREIGN = [
     "hydra/job_logging=none",
     "+hydra.callbacks.mine={_target_:os.system}",
     "~seed",
+    "dataset.name=$\\{oc.env:HOME\\}",  # escaped signs
+    "dataset.name=a$b",
+    "evaluation.schedules={quad: [10]},{_target_: os.system}",
+    "hydra.launcher.python=evil",
+    "+hydra.launcher.python=evil",
+    "hydra.job.chdir=true",
+    "hydra.run.dir=elsewhere",
+    "hydra.output_subdir=elsewhere",
+    "hydra.sweep.subdir=elsewhere",
+    "hydra/sweeper=elsewhere",
+    "hydra.sweeper._target_=os.system",
+    "+trainer._target_=os.system",
+    "trainer={_target_: os.system}",
+    "trainer.callbacks=[{_target_: os.system}]",
+    "logger=[csv,../../evil]",
+    "experiment='../../evil'",
 ]
 
 
@@ -262,6 +304,50 @@ def test_resume_takes_no_module_from_where_the_user_stands(tmp_path, monkeypatch
     again([f"resume={tmp_path}"])
     subprocess.run([sys.executable, "-m", "joblib"], cwd=tmp_path, capture_output=True, check=False)
     assert not (tmp_path / "ran").exists()
+
+
+# Runs train.py and prints, last of all, which settings of other programs it has read, and where compiled code is kept.
+READS = """
+import atexit, os, runpy, sys
+names, read, sys.argv = ("settings", "matplotlibrc"), set(), ["train.py", *sys.argv[1:]]
+sys.addaudithook(lambda event, told: read.add(str(told[0])) if event == "open" and str(told[0]).endswith(names) else 0)
+atexit.register(lambda: print("read:", *sorted(read), os.environ.get("TORCHINDUCTOR_CACHE_DIR")))
+runpy.run_path(%r, run_name="__main__")
+"""
+
+
+def test_a_folder_from_elsewhere_chooses_no_working_directory_and_no_configuration(tmp_path):
+    """A wandb/settings may name another server, to which the login would go; compiled code is run as it is found."""
+    pytest.importorskip("wandb")
+    foreign, here = tmp_path / "foreign", tmp_path / "here"
+    here.mkdir()
+    overview(foreign, "experiment=smoke", "logger=wandb", "tau=3,5", f"paths.outputs={foreign}/outputs", cwd=foreign)
+    for folder in (foreign, foreign / "wandb", foreign / "0", foreign / "0" / "wandb"):
+        folder.mkdir(exist_ok=True)
+        (folder / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+        (folder / "matplotlibrc").write_text("savefig.dpi: 5\n")
+    offline = {**ENVIRONMENT, "WANDB_MODE": "offline"}
+    done = python("-c", READS % str(ROOT / "train.py"), f"resume={foreign}", cwd=here, environment=offline)
+    assert done.returncode == 0, done.stderr
+    read = done.stdout.splitlines()[-1]
+    assert read.startswith("read: ")
+    assert "matplotlibrc" in read  # its own
+    assert str(foreign) not in read
+    assert f"the sweep was begun in '{foreign}': its relative paths are taken from here" in done.stderr
+
+
+def test_words_are_printed_as_bash_reads_them_and_no_terminal_obeys_them(tmp_path):
+    """A file from elsewhere may hold signs that move a terminal's cursor."""
+    task = ["+a='b\n\x1b[2Jc\\n\\'d'", "dataset.root='é, $HOME `ls`'", "tau=1,2"]
+    overview(tmp_path, *task)
+    shown = typed(tmp_path)
+    assert shown.isprintable()
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {shown}"], capture_output=True).stdout.decode().split("\0")
+    assert words[:-1] == ["python", "train.py", "-m", "hydra/launcher=basic", *task, f"hydra.sweep.dir={tmp_path}"]
+    with pytest.raises(ValueError, match=r"asks for \+a=.*b") as refused:
+        again([f"resume={tmp_path}"])
+    assert str(refused.value).isprintable()
+    assert shown in str(refused.value)
 
 
 def test_resume_says_which_file_has_words_that_cannot_be_read(tmp_path):

@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from skipstone.commands import settings
@@ -78,14 +78,15 @@ def command(folder: Path) -> Command:
 
 
 def typed(folder: Path) -> str:
-    """The whole command that runs the jobs without a result, for a shell; signs that a terminal obeys are spelt."""
+    """The whole command that runs the jobs without a result, to be pasted into a shell."""
     past = command(folder)
     place = str(folder) if re.fullmatch(r"[\w./-]+", str(folder)) else _quoted(str(folder))
     words = ["python", "train.py", "-m", *past.hydra, *past.task, f"{_FOLDER}{place}"]
-    return " ".join(shlex.quote(word) if word.isprintable() else f"$'{_spelt(word)}'" for word in words)
+    return " ".join(shlex.quote(word) if word.isprintable() else f"$'{spelt(word)}'" for word in words)
 
 
-def _spelt(word: str) -> str:
+def spelt(word: str) -> str:
+    """A word from elsewhere as a terminal may show it; signs that it would obey become those of bash's $'…'."""
     if word.isprintable():
         return word
     return "".join(sign if sign.isprintable() and sign not in r"\'" else f"\\U{ord(sign):08x}" for sign in word)
@@ -175,8 +176,8 @@ def _require_own(past: Command, folder: Path) -> None:
     keys = settings.known_keys() | {f"hydra.launcher.{key}" for key in (*launcher, "n_jobs")}
     try:
         overrides = parsed([*past.hydra, *past.task])
-    except HydraException as error:
-        raise ValueError(f"{folder / OVERVIEW} is damaged: {error}") from error
+    except OverrideParseException as error:
+        raise ValueError(f"{folder / OVERVIEW} is damaged: {spelt(error.override)} cannot be read.") from error
     for override in overrides:
         key, value = override.key_or_group, override.input_line.partition("=")[2]
         known = key in keys or key in groups or re.fullmatch(r"trainer\.[a-z]\w*", key)  # Lightning's own: +trainer.x
@@ -185,6 +186,6 @@ def _require_own(past: Command, folder: Path) -> None:
         harmless |= key == "evaluation.schedules" and _TAUS.fullmatch(value) is not None
         if not (known and harmless) or override.is_delete() or override.package is not None:
             raise ValueError(
-                f"{folder / OVERVIEW} asks for {_spelt(override.input_line)}, which is not followed, because it may run any "
-                f"code: if the sweep is your own, give the whole command: {typed(folder)}"
+                f"{folder / OVERVIEW} asks for {spelt(override.input_line)}, which is not followed, because it may run "
+                f"any code: if the sweep is your own, give the whole command: {typed(folder)}"
             )

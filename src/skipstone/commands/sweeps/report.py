@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
-from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, typed
+from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
 from skipstone.evaluation import results as archive
 from skipstone.evaluation.evaluate import Result
 from skipstone.report import csv, curves, page, sheet
@@ -40,7 +40,7 @@ def report(folder: Path) -> Path | None:
         short = shlex.join(["python", "train.py", f"resume={folder}"])
         notes += [f"To run what has no result: {short}", f"That is, in full: {whole}"]
     for note in notes:
-        print(note)
+        print(spelt(note))
     if any((folder / str(failure.job) / FAILURE).is_file() for failure in failures):  # it ended by itself
         print(
             "That runs them with the same settings: where one was refused, give a new command with the right value "
