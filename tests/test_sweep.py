@@ -128,9 +128,9 @@ def test_the_whole_command_that_a_report_prints_is_pasted_into_a_shell(done, tmp
     (short,) = [line.partition(": ")[2] for line in lines if line.startswith("To run what has no result: ")]
     (whole,) = [line.partition(": ")[2] for line in lines if line.startswith("That is, in full: ")]
     page = html.unescape((place / "report.html").read_text())
-    for typed in (whole, short):
-        assert typed in page
-        pasted = typed.replace("python", shlex.quote(sys.executable), 1)
+    for line in (whole, short):
+        assert line in page
+        pasted = line.replace("python", shlex.quote(sys.executable), 1)
         rerun = subprocess.run(["bash", "-c", pasted], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
         assert rerun.returncode == 0, rerun.stderr
         assert _TRAINING not in rerun.stdout
@@ -311,7 +311,7 @@ READS = """
 import atexit, os, runpy, sys
 names, read, sys.argv = ("settings", "matplotlibrc"), set(), ["train.py", *sys.argv[1:]]
 sys.addaudithook(lambda event, told: read.add(str(told[0])) if event == "open" and str(told[0]).endswith(names) else 0)
-atexit.register(lambda: print("read:", *sorted(read), os.environ.get("TORCHINDUCTOR_CACHE_DIR")))
+atexit.register(lambda: print("read:", *sorted(read), *map(os.environ.get, ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"))))
 runpy.run_path(%r, run_name="__main__")
 """
 
