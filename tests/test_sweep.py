@@ -311,7 +311,8 @@ READS = """
 import atexit, os, runpy, sys
 names, read, sys.argv = ("settings", "matplotlibrc"), set(), ["train.py", *sys.argv[1:]]
 sys.addaudithook(lambda event, told: read.add(str(told[0])) if event == "open" and str(told[0]).endswith(names) else 0)
-atexit.register(lambda: print("read:", *sorted(read), *map(os.environ.get, ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"))))
+caches = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+atexit.register(lambda: print("read:", *sorted(read), *map(os.environ.get, caches)))
 runpy.run_path(%r, run_name="__main__")
 """
 

@@ -104,6 +104,10 @@ def _readable(word: str) -> str:
 
 def sentence(error: BaseException) -> str:
     """One line that says what is wrong and what to do."""
+    return " ".join(line.strip() for line in _sentence(error).splitlines() if line.strip())
+
+
+def _sentence(error: BaseException) -> str:
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     group, _, name = str(getattr(error, "missing_cfg_file", None)).rpartition("/")
@@ -125,7 +129,7 @@ def sentence(error: BaseException) -> str:
         where = f" at {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: {_ADVICE[error.errno]}."
     text = re.sub(r"\s+(full_key|object_type|reference_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
-    return " ".join(text.removeprefix("ValueError raised while resolving interpolation: ").split())
+    return text.removeprefix("ValueError raised while resolving interpolation: ")
 
 
 def _composition_sentence(error: ConfigCompositionException) -> str:
