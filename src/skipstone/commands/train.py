@@ -33,7 +33,7 @@ def run(config: DictConfig, plan: Plan) -> None:
     config: checked (settings.check).  plan: of it.  Whatever else is wrong is found before training starts. What has
     its result already is not done again. Raises FileExistsError for a folder with the result of another command.
     """
-    if config.resume is None:  # compiled code is run: not from where a folder from elsewhere says
+    if config.resume is None:  # else a folder from elsewhere says where compiled code is found, and that is run
         compiling.keep_under(config.paths.outputs)
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
