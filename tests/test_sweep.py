@@ -351,9 +351,7 @@ def test_words_are_printed_as_bash_reads_them_and_no_terminal_obeys_them(tmp_pat
     assert shown in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "word", ["tau=[2", "--config-dir=/elsewhere", "--config-path=/elsewhere", "-cn=other", "--info"]
-)
+@pytest.mark.parametrize("word", ["tau=[2", "--config-dir=/elsewhere", "-cn=other", "--info"])
 def test_resume_says_which_file_has_words_that_cannot_be_read(word, tmp_path):
     overview(tmp_path, word)
     with pytest.raises(ValueError, match=r"multirun\.yaml is damaged"):
