@@ -32,11 +32,5 @@ def job(config: DictConfig) -> None:
         run(config, parts)
 
 
-def runs() -> None:
-    """All jobs of the command line; of a multirun, however it ended, the report over those that have results."""
-    with reported():
-        job()
-
-
 if __name__ == "__main__":
-    main(runs)
+    main(reported()(job))  # of a multirun, however it ended, the report over the jobs that have results

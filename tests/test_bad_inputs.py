@@ -163,7 +163,7 @@ SECONDS = 5.0  # of a processor, to the sentence; on a slow one what a training 
 @pytest.fixture(scope="module")
 def limit() -> float:
     began = _children()
-    assert python("-c", "import skipstone.job, skipstone.training.fit").returncode == 0
+    assert python("-c", "import skipstone.commands.train, skipstone.training.fit").returncode == 0
     return max(SECONDS, 1.5 * (_children() - began))
 
 

@@ -212,7 +212,7 @@ def test_a_training_that_is_told_to_stop_says_so_and_goes_on_later(tmp_path):
 
 
 def test_a_command_that_is_told_to_stop_before_its_training_has_begun_says_so():
-    tell = "import signal; from skipstone.command import main; main(lambda: signal.raise_signal(signal.SIGTERM))"
+    tell = "import signal; from skipstone.commands.cli import main; main(lambda: signal.raise_signal(signal.SIGTERM))"
     done = python("-c", tell)
     assert done.returncode == 130
     assert done.stderr.startswith("interrupted; the same command continues")

@@ -65,8 +65,8 @@ from joblib import Parallel, delayed
 
 def threads(wanted):
     import torch
-    from skipstone.training import hardware
-    hardware.use_threads(wanted)
+    from skipstone.network import placement
+    placement.use_threads(wanted)
     return torch.get_num_threads()
 
 if __name__ == "__main__":
@@ -136,7 +136,7 @@ from joblib import Parallel, delayed
 def job(_):
     from types import SimpleNamespace as Made
     from hydra.types import RunMode
-    from skipstone import multirun
+    from skipstone.commands.sweeps import launch
     made = Made(mode=RunMode.MULTIRUN, runtime=Made(output_dir=os.getcwd()))
     launch.HydraConfig.get = lambda: made
     with launch.failure_noted():

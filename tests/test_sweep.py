@@ -1,7 +1,9 @@
 """Multiruns: one training, a failure that stops nobody, one report over all jobs, and what is left is made up for."""
 
 import csv
+import html
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,13 +14,13 @@ from cells import make_grid
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from shell import python, run, summary_of
+from shell import ENVIRONMENT, ROOT, python, run, summary_of
 
 import train
 from skipstone.commands import settings
 from skipstone.commands.cli import main
-from skipstone.commands.sweeps import folder as resume
 from skipstone.commands.sweeps import report
+from skipstone.commands.sweeps.folder import _quoted, again, command, typed
 from skipstone.evaluation import results as archive
 from skipstone.report.rows import families
 
@@ -90,16 +92,16 @@ def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     (folder / "2" / "results.safetensors").write_bytes(b"cut off")
     (folder / "evaluation.csv").unlink()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("[03]/results.safetensors")}
-    again = python("train.py", f"resume={folder}", "logger=none")
-    assert again.returncode == 1  # tau=99 is as wrong as before
-    assert _TRAINING not in again.stdout
+    rerun = python("train.py", f"resume={folder}", "logger=none")
+    assert rerun.returncode == 1  # tau=99 is as wrong as before
+    assert _TRAINING not in rerun.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert all(archive.command(folder / job) for job in "12")
     assert len(rows_of(folder / "evaluation.csv")) == 4
     names = re.findall(r"Job \d \((.*?)\) has no result", (folder / "report.html").read_text())
     assert len(names) == 2
     assert not any("resume=" in name for name in names)
-    assert "logger=none" not in resume.command(folder).task
+    assert "logger=none" not in command(folder).task
 
 
 def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
@@ -109,10 +111,31 @@ def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
     said = " ".join(python("scripts/report.py", folder).stdout.split())
     assert re.search(r"Job 0 \(.* tau=3 eta=0.0 .*\) has no result: its results are of another job \(.* tau=5 ", said)
     assert len(rows_of(folder / "evaluation.csv")) == 3
-    again = python("train.py", f"resume={folder}", "logger=none")
-    assert again.stdout.count("has its result already") == 3
+    rerun = python("train.py", f"resume={folder}", "logger=none")
+    assert rerun.stdout.count("has its result already") == 3
     assert [path.read_bytes() for path in folder.glob("*/foreign-*.safetensors")] == [foreign]
     assert len(rows_of(folder / "evaluation.csv")) == 4
+
+
+def test_the_whole_command_that_a_report_prints_is_pasted_into_a_shell(done, tmp_path):
+    """With a launcher, and a folder whose name means something else to the shell and to Hydra."""
+    place = tmp_path / "it's, so = $to {say} [a] sweep"
+    words = ["logger=none", "tau=3,5", "hydra/launcher=basic", f"hydra.sweep.dir={_quoted(str(place))}", "-m"]
+    assert run(f"paths.outputs={done[1]}", *words).returncode == 0
+    (place / "1" / "results.safetensors").unlink()
+    before = (place / "0" / "results.safetensors").stat().st_mtime_ns
+    lines = python("scripts/report.py", place).stdout.splitlines()
+    (short,) = [line.partition(": ")[2] for line in lines if line.startswith("To run what has no result: ")]
+    (whole,) = [line.partition(": ")[2] for line in lines if line.startswith("That is, in full: ")]
+    page = html.unescape((place / "report.html").read_text())
+    for line in (whole, short):
+        assert line in page
+        pasted = line.replace("python", shlex.quote(sys.executable), 1)
+        rerun = subprocess.run(["bash", "-c", pasted], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+        assert rerun.returncode == 0, rerun.stderr
+        assert _TRAINING not in rerun.stdout
+        assert (place / "0" / "results.safetensors").stat().st_mtime_ns == before
+        (place / "1" / "results.safetensors").unlink()  # it was made again
 
 
 def test_report_writes_the_page_again(folder):
@@ -134,7 +157,7 @@ def test_jobs_that_never_began_are_named(tmp_path, capsys):
     (tmp_path / "1").mkdir()
     assert report.report(tmp_path) is None
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4 + 1
+    assert len(said) == 4 + 2  # and how to run them, in short and in full
     for number, why in enumerate(("it has not begun.", "it has not come to its end.", *["it has not begun."] * 2)):
         settings = f"eta={number // 2}.0 schedule.timesteps=[0,{(5, 9)[number % 2]}] +note='a,b' schedule=logsnr"
         assert said[number] == f"Job {number} ({settings}) has no result: {why}"
@@ -150,11 +173,11 @@ def test_a_refused_setting_wants_a_new_command_and_an_interruption_does_not(tmp_
     assert "where one was refused, give a new command with the right value" in capsys.readouterr().out
 
 
-def overview(folder, *task):
-    """A sweep's folder after `train.py -m *task`."""
+def overview(folder, *task, cwd=ROOT):
+    """A sweep's folder after `train.py -m *task`, typed in `cwd`."""
     folder.mkdir(exist_ok=True)
     overrides = {"task": list(task), "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=basic"]}
-    OmegaConf.save({"hydra": {"overrides": overrides}}, path_of(folder))
+    OmegaConf.save({"hydra": {"overrides": overrides, "runtime": {"cwd": str(cwd)}}}, path_of(folder))
 
 
 def path_of(folder):
@@ -165,8 +188,8 @@ def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path):
     folder = tmp_path / "it's, so = $to {say} [a] sweep"
     task = ["schedule.timesteps=[0,5],[0,9]", "dataset.root='a,b \\'c'", "eta=0.0,1.0"]
     overview(folder, *task, "resume=elsewhere")
-    assert resume.resumed([f"resume={resume._quoted(str(folder))}"]) == resume.resumed([f"resume={folder}"])
-    words = resume.resumed(["-m", "logger=none", f"resume={folder}/"])
+    assert again([f"resume={_quoted(str(folder))}"]) == again([f"resume={folder}"])
+    words = again(["-m", "logger=none", f"resume={folder}/"])
     assert words[:5] == ["-m", "hydra/launcher=basic", *task]
     more = OverridesParser.create().parse_overrides(words[5:])
     assert [(override.key_or_group, override.value()) for override in more] == [
@@ -179,18 +202,18 @@ def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path):
 def test_what_stands_beside_resume_holds_once(tmp_path):
     """Hydra writes the whole command line of a resume into the sweep's folder."""
     overview(tmp_path, "tau=2,3", "logger=csv")
-    before = resume.command(tmp_path)
-    words = resume.resumed([f"resume={tmp_path}", "hydra/launcher=joblib", "logger=none", "hydra.launcher.n_jobs=2"])
+    before = command(tmp_path)
+    words = again([f"resume={tmp_path}", "hydra/launcher=joblib", "logger=none", "hydra.launcher.n_jobs=2"])
     hydra = [word for word in words if word.startswith("hydra")]
     task = [word for word in words if not word.startswith(("hydra", "-"))]
     assert task[-1] == "logger=none"
     OmegaConf.save(
         {"hydra": {"overrides": {"task": task, "hydra": [*hydra, "hydra.mode=MULTIRUN"]}}}, path_of(tmp_path)
     )
-    after = resume.command(tmp_path)
+    after = command(tmp_path)
     assert after.task == before.task == ["tau=2,3", "logger=csv"]
     assert after.hydra == ["hydra/launcher=basic"]
-    assert resume.resumed([f"resume={tmp_path}", "logger=none"])[1:4] == [
+    assert again([f"resume={tmp_path}", "logger=none"])[1:4] == [
         "hydra/launcher=basic",
         "tau=2,3",
         "logger=csv",
@@ -210,6 +233,9 @@ OURS = [
     "dataset.root='it\\'s, so'",
     "hydra/launcher=slurm",
     "hydra.launcher.partition=gpu",
+    "hydra.launcher.account=us",
+    "hydra.launcher.n_jobs=2",
+    "evaluation.schedules={quad: [10, 20]},{exp: [5]}",
     "paths.outputs=../elsewhere",
 ]
 FOREIGN = [
@@ -233,25 +259,41 @@ FOREIGN = [
     "hydra/job_logging=none",
     "+hydra.callbacks.mine={_target_:os.system}",
     "~seed",
+    "dataset.name=$\\{oc.env:HOME\\}",  # escaped signs
+    "dataset.name=a$b",
+    "evaluation.schedules={quad: [10]},{_target_: os.system}",
+    "hydra.launcher.python=evil",
+    "+hydra.launcher.python=evil",
+    "hydra.job.chdir=true",
+    "hydra.run.dir=elsewhere",
+    "hydra.output_subdir=elsewhere",
+    "hydra.sweep.subdir=elsewhere",
+    "hydra/sweeper=elsewhere",
+    "hydra.sweeper._target_=os.system",
+    "+trainer._target_=os.system",
+    "trainer={_target_: os.system}",
+    "trainer.callbacks=[{_target_: os.system}]",
+    "logger=[csv,../../evil]",
+    "experiment='../../evil'",
 ]
 
 
 @pytest.mark.parametrize("word", OURS)
 def test_resume_follows_what_a_sweep_of_ours_can_say(word, tmp_path):
     overview(tmp_path, word)
-    assert word in resume.resumed([f"resume={tmp_path}"])
+    assert word in again([f"resume={tmp_path}"])
 
 
 @pytest.mark.parametrize("word", FOREIGN)
 def test_resume_follows_nothing_else(word, tmp_path):
     overview(tmp_path, "tau=2", word)
     with pytest.raises(
-        ValueError, match=r"(?s)multirun\.yaml asks for .*, which is not followed, for it may run any code"
+        ValueError, match=r"(?s)multirun\.yaml asks for .*, which is not followed, because it may run any code"
     ):
-        resume.resumed([f"resume={tmp_path}"])
+        again([f"resume={tmp_path}"])
 
 
-def test_resume_takes_no_module_from_where_the_sweep_was_begun(tmp_path, monkeypatch):
+def test_resume_takes_no_module_from_where_the_user_stands(tmp_path, monkeypatch):
     """Worker processes start as python -m, which would look for modules there first."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.setenv("PYTHONSAFEPATH", "")  # and put back, in the end
@@ -259,15 +301,61 @@ def test_resume_takes_no_module_from_where_the_sweep_was_begun(tmp_path, monkeyp
     (tmp_path / "joblib").mkdir()
     (tmp_path / "joblib" / "__init__.py").write_text("open('ran', 'w')")
     overview(tmp_path, "tau=2", "hydra/launcher=joblib")
-    resume.resumed([f"resume={tmp_path}"])
+    again([f"resume={tmp_path}"])
     subprocess.run([sys.executable, "-m", "joblib"], cwd=tmp_path, capture_output=True, check=False)
     assert not (tmp_path / "ran").exists()
 
 
-def test_resume_says_which_file_has_words_that_cannot_be_read(tmp_path):
-    overview(tmp_path, "tau=[2")
+# Runs train.py and prints, last of all, which settings of other programs it has read, and where compiled code is kept.
+READS = """
+import atexit, os, runpy, sys
+names, read, sys.argv = ("settings", "matplotlibrc"), set(), ["train.py", *sys.argv[1:]]
+sys.addaudithook(lambda event, told: read.add(str(told[0])) if event == "open" and str(told[0]).endswith(names) else 0)
+caches = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+atexit.register(lambda: print("read:", *sorted(read), *map(os.environ.get, caches)))
+runpy.run_path(%r, run_name="__main__")
+"""
+
+
+def test_a_folder_from_elsewhere_chooses_no_working_directory_and_no_configuration(tmp_path):
+    """A wandb/settings may name another server, to which the login would go; compiled code is run as it is found."""
+    pytest.importorskip("wandb")
+    foreign, here = tmp_path / "foreign", tmp_path / "here"
+    here.mkdir()
+    overview(foreign, "experiment=smoke", "logger=wandb", "tau=3,5", f"paths.outputs={foreign}/outputs", cwd=foreign)
+    for folder in (foreign, foreign / "wandb", foreign / "0", foreign / "0" / "wandb"):
+        folder.mkdir(exist_ok=True)
+        (folder / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+        (folder / "matplotlibrc").write_text("savefig.dpi: 5\n")
+    offline = {**ENVIRONMENT, "WANDB_MODE": "offline"}
+    done = python("-c", READS % str(ROOT / "train.py"), f"resume={foreign}", cwd=here, environment=offline)
+    assert done.returncode == 0, done.stderr
+    read = done.stdout.splitlines()[-1]
+    assert read.startswith("read: ")
+    assert "matplotlibrc" in read  # its own
+    assert str(foreign) not in read
+    assert f"the sweep was begun in '{foreign}': its relative paths are taken from here" in done.stderr
+
+
+def test_words_are_printed_as_bash_reads_them_and_no_terminal_obeys_them(tmp_path):
+    """A file from elsewhere may hold signs that move a terminal's cursor."""
+    task = ["+a='b\n\x1b[2Jc\\n\\'d'", "dataset.root='é, $HOME `ls`'", "tau=1,2"]
+    overview(tmp_path, *task)
+    shown = typed(tmp_path)
+    assert shown.isprintable()
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {shown}"], capture_output=True).stdout.decode().split("\0")
+    assert words[:-1] == ["python", "train.py", "-m", "hydra/launcher=basic", *task, f"hydra.sweep.dir={tmp_path}"]
+    with pytest.raises(ValueError, match=r"asks for \+a=.*b") as refused:
+        again([f"resume={tmp_path}"])
+    assert str(refused.value).isprintable()
+    assert shown in str(refused.value)
+
+
+@pytest.mark.parametrize("word", ["tau=[2", "--config-dir=/elsewhere", "-cn=other", "--info"])
+def test_resume_says_which_file_has_words_that_cannot_be_read(word, tmp_path):
+    overview(tmp_path, word)
     with pytest.raises(ValueError, match=r"multirun\.yaml is damaged"):
-        resume.resumed([f"resume={tmp_path}"])
+        again([f"resume={tmp_path}"])
 
 
 def test_every_key_that_train_py_has_is_one_of_ours(composed):
@@ -287,7 +375,7 @@ def test_every_key_that_train_py_has_is_one_of_ours(composed):
 def test_resume_refuses_what_may_change_a_result(beside, tmp_path):
     overview(tmp_path, "tau=2,3", "trainer.threads=1,2")
     with pytest.raises(ValueError, match=f"^{re.escape(beside)} is not allowed beside resume=.* new sweep with -m"):
-        resume.resumed([f"resume={tmp_path}", beside])
+        again([f"resume={tmp_path}", beside])
 
 
 @pytest.mark.parametrize(
@@ -299,7 +387,7 @@ def test_resume_refuses_what_may_change_a_result(beside, tmp_path):
 )  # fmt: skip
 def test_resume_takes_what_changes_no_result(beside, tmp_path):
     overview(tmp_path, "tau=2,3")
-    assert resume.resumed([f"resume={tmp_path}", beside])[-1] == beside
+    assert again([f"resume={tmp_path}", beside])[-1] == beside
 
 
 def test_a_folder_with_the_result_of_another_command_is_refused(tmp_path, monkeypatch, capsys):
@@ -348,8 +436,8 @@ def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
     jobs = [(seed, rate) for seed in ("31", "32") for rate in ("0.001", "0.002")]
     for job, (seed, rate) in enumerate(jobs):
         (tmp_path / str(job)).mkdir()
-        command = f"python train.py tau=20 seed={seed} training.learning_rate={rate}"
-        archive.save([cell], f"model{job}", command, tmp_path / str(job))
+        typed = f"python train.py tau=20 seed={seed} training.learning_rate={rate}"
+        archive.save([cell], f"model{job}", typed, tmp_path / str(job))
     page = report.report(tmp_path).read_text()
     rows = rows_of(tmp_path / "evaluation.csv")
     assert [(row["seed"], row["training.learning_rate"]) for row in rows] == jobs

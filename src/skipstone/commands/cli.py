@@ -28,7 +28,6 @@ from safetensors import SafetensorError
 from yaml import YAMLError
 
 from skipstone.commands.settings import CONF, PATHS, dotted
-from skipstone.commands.sweeps.folder import MULTIRUN
 
 # Errors of the place that is written to, and what to do about them
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -41,6 +40,8 @@ _ADVICE = {
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
 EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException, YAMLError)
+
+MULTIRUN = ("-m", "--multirun")
 
 # In a path: signs with which a value is a list, a sweep, quoted already or interpolated; and what needs no quotes
 _GRAMMAR = set(",'\"\\[]{}()$")
@@ -88,11 +89,13 @@ def _readable(word: str) -> str:
     """A word of the command line as Hydra's grammar reads it: a path may hold signs that there mean something else.
 
     ~ is the home folder, as in a shell, which does not look behind an =. Raises ValueError for ~key, Hydra's way to
-    delete one.
+    delete one, and for @ without a name, which Hydra does not survive.
     """
     if word.startswith("~"):
         raise ValueError(f"{word} is not allowed: every setting is needed, give it another value or leave it out.")
     key, told, value = word.partition("=")
+    if told and key.lstrip("+").startswith("@"):
+        raise ValueError(f"{word} is not allowed: a setting has a name before the @.")
     if not told or key.lstrip("+") not in PATHS or _GRAMMAR & set(value):
         return word
     path = os.path.expanduser(value)
@@ -101,6 +104,10 @@ def _readable(word: str) -> str:
 
 def sentence(error: BaseException) -> str:
     """One line that says what is wrong and what to do."""
+    return " ".join(line.strip() for line in _sentence(error).splitlines() if line.strip())
+
+
+def _sentence(error: BaseException) -> str:
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     group, _, name = str(getattr(error, "missing_cfg_file", None)).rpartition("/")
@@ -122,7 +129,7 @@ def sentence(error: BaseException) -> str:
         where = f" at {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: {_ADVICE[error.errno]}."
     text = re.sub(r"\s+(full_key|object_type|reference_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
-    return " ".join(text.removeprefix("ValueError raised while resolving interpolation: ").split())
+    return text.removeprefix("ValueError raised while resolving interpolation: ")
 
 
 def _composition_sentence(error: ConfigCompositionException) -> str:
@@ -131,11 +138,16 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
     if text.startswith("Ambiguous value"):
         said = text.split("'")[1]
         return f"{said} has several values: add -m for a sweep over them, or write a list as 'key=[1,2]'."
+    twice = text.startswith("Multiple values for") or "more than once" in text
     for override in (word for word in sys.argv[1:] if "=" in word):
         key = override.split("=", 1)[0].lstrip("+~")
+        if twice and override.startswith("+") and (CONF / key).is_dir():
+            return f"{override} is not allowed: the command has that group already, leave out the +."
         if f"'{key}'" in text and not override.startswith("+"):
             if key.startswith("hydra.launcher."):
                 return f"{override} is a setting of a launcher that is not chosen: add hydra/launcher=joblib, or slurm."
+            if (CONF / key).is_dir():
+                return f"{override} is not allowed: this command has no group {key}; `--cfg job` shows every key."
             near = difflib.get_close_matches(key, _known_keys(), n=3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             return f"there is no key {key} (in {override}): {hint}`--cfg job` shows every key."
@@ -143,12 +155,16 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
 
 
 def _known_keys() -> list[str]:
-    """Every group and every dotted key of this command's configuration, with the options that it was told."""
+    """Every group and every dotted key of this command's configuration, with its options where they can be composed."""
     name = Path(sys.argv[0]).stem
+    name = name if (CONF / f"{name}.yaml").is_file() else "train"
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     options = {f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")}
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        told = [word for word in sys.argv[1:] if word in options]
-        config = OmegaConf.to_container(compose(name, overrides=told), resolve=False)
+        try:
+            config = compose(name, overrides=[word for word in sys.argv[1:] if word in options])
+        except HydraException:  # the very words that the sentence is on
+            config = compose(name)
+    config = OmegaConf.to_container(config, resolve=False)
     return sorted({*(group for group in groups if group in config or name == "train"), *dotted(config)})

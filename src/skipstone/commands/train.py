@@ -16,8 +16,7 @@ from torch import nn
 from skipstone.commands.evaluate import open_tracker, review, yardsticks
 from skipstone.commands.finished import OpenedModel
 from skipstone.commands.plan import Plan, keep
-from skipstone.commands.sweeps import folder as resume
-from skipstone.commands.sweeps import launch
+from skipstone.commands.sweeps.folder import JOB_LOCK, same_job
 from skipstone.evaluation import results
 from skipstone.evaluation.evaluate import evaluate
 from skipstone.evaluation.metrics import Proxies
@@ -36,7 +35,8 @@ def run(config: DictConfig, plan: Plan) -> None:
     config: checked (settings.check).  plan: of it.  Whatever else is wrong is found before training starts. What has
     its result already is not done again. Raises FileExistsError for a folder with the result of another command.
     """
-    compiling.keep_under(config.paths.outputs)
+    if config.resume is None:  # else a folder from elsewhere says where compiled code is found, and that is run
+        compiling.keep_under(config.paths.outputs)
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode == RunMode.MULTIRUN:
@@ -44,8 +44,8 @@ def run(config: DictConfig, plan: Plan) -> None:
             raise ValueError(
                 "hydra.sweep.subdir is not allowed: a sweep's jobs are found by their numbers, leave it out."
             )
-        # a job may still run somewhere when its multirun is resumed
-        with locks.held(folder / launch.JOB_LOCK, f"job {folder}"):
+        # a job may still run somewhere when its sweep is run again
+        with locks.held(folder / JOB_LOCK, f"job {folder}"):
             _run(config, plan, hydra, folder, Path(hydra.sweep.dir))
     else:
         _run(config, plan, hydra, folder, None)
@@ -54,7 +54,7 @@ def run(config: DictConfig, plan: Plan) -> None:
 def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep: Path | None) -> None:
     words = [word for word in hydra.overrides.task if not word.startswith("resume=")]
     command = shlex.join(["python", "train.py", *words])
-    if _has_result(folder, words, resumed=config.resume is not None):
+    if _has_result(folder, words, again=config.resume is not None):
         log.info("%s has its result already", folder)
         return
     trainer, images = plan.trainer, plan.images
@@ -81,12 +81,12 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     review(config, model, plan.cells, held_against, folder, command, group, job_type="sample")
 
 
-def _has_result(folder: Path, words: list[str], resumed: bool) -> bool:
-    """Whether the result of these overrides is there. What a resumed job finds of another is set aside."""
+def _has_result(folder: Path, words: list[str], again: bool) -> bool:
+    """Whether the result of these overrides is there. With resume=, that of another is set aside."""
     before = results.command(folder)
-    if before is None or resume.same_job(before, words):
+    if before is None or same_job(before, words):
         return before is not None
-    if not resumed:
+    if not again:
         raise FileExistsError(f"{folder} holds the result of another command ({before}): name a new folder.")
     log.warning("the results in %s are of another job (%s): now %s", folder, before, results.set_aside(folder).name)
     return False

@@ -1,7 +1,7 @@
-"""What a sweep's folder says of its command, and the way back to it: resume=<folder>.
+"""What lies in a sweep's folder, the command that began it, and that command given again: resume=<folder>.
 
-A folder may come from anywhere. So its words are followed only where they say what a sweep of ours can say: settings of
-conf/, given as plain values, and the few of a launcher that run nothing by themselves.
+A folder may come from anywhere. Its words are followed only where they are a sweep's own: settings of conf/ with plain
+values. They run where the user stands.
 """
 
 import itertools
@@ -12,40 +12,37 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, RangeSweep
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
 
 from skipstone.commands import settings
+from skipstone.commands.cli import MULTIRUN
 from skipstone.commands.settings import CONF
 from skipstone.store import files
 
 log = logging.getLogger(__name__)
 
-OVERVIEW = "multirun.yaml"  # in the folder of a sweep, its command line; Hydra writes it, at a resume anew
-MULTIRUN = ("-m", "--multirun")
+OVERVIEW = "multirun.yaml"  # in the folder of a sweep, its command line; Hydra writes it, and again at a resume=
+FAILURE = "error.txt"  # in the folder of a job that failed, why
+JOB_LOCK = "lock"  # in the folder of a job, while it is run
 
-_WORD, _FOLDER, _MODE = "resume=", "hydra.sweep.dir=", "hydra.mode="
-_LAUNCHER = "hydra/launcher"
-_LAUNCHER_KEYS = (
-    "n_jobs", "name", "partition", "account", "qos", "constraint", "array_parallelism", "nodes", "tasks_per_node",
-    "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min", "signal_delay_s", "max_num_timeout",
-)  # fmt: skip
-# What may stand beside resume=: where the jobs are run, and what is told of them meanwhile. None of it is in a model's
-# key or in the evaluation. trainer.accelerator is missing, for precision=auto, which is in the key, follows it.
+_RESUME, _FOLDER, _MODE = "resume=", "hydra.sweep.dir=", "hydra.mode="
+# What may stand beside resume=: where the jobs run, and what is told of them meanwhile. None of it is in a model's
+# key or in the evaluation. trainer.accelerator is missing, because precision=auto, which is in the key, follows it.
 _BESIDE = re.compile(r"hydra/launcher|hydra\.launcher\..+|logger(\..+)?|trainer\.(devices|threads|enable_progress_bar)")
-_TABLE = "evaluation.schedules"  # the one setting whose value has names of its own
+_TAUS = re.compile(r"(\{[A-Za-z0-9:,.\[\] ]*\},?)+")  # values of evaluation.schedules, the one setting with braces
 
 
 @dataclass(frozen=True)
 class Command:
-    """Of a sweep, as it was typed, nothing in it resolved.
+    """A sweep's command as it was typed, nothing in it resolved.
 
-    hydra, task: overrides of Hydra's own settings, and of ours.  cwd: where, None if that is not known.
+    hydra, task: overrides of Hydra's own settings, and of ours.  cwd: where it was typed, None if that is not known.
     """
 
     hydra: list[str]
@@ -59,7 +56,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def command(folder: Path) -> Command:
-    """That with which the sweep in `folder` was begun, whatever stood beside a later resume=.
+    """The command that began the sweep in `folder`, without the words of a later resume=.
 
     Raises FileNotFoundError where there is no sweep, ValueError if the file that tells is damaged.
     """
@@ -69,14 +66,30 @@ def command(folder: Path) -> Command:
     try:
         past = files.read_yaml(path)["hydra"]
         hydra, task = ([str(word) for word in past["overrides"][whose]] for whose in ("hydra", "task"))
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, so what the sweep was is not known: give its command anew.") from error
-    began = list(itertools.takewhile(lambda word: not word.startswith(_WORD), task))
-    if len(began) < len(task):  # what stood beside resume= comes after these two, see `resumed`
+        cwd = past.get("runtime", {}).get("cwd")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged, so what the sweep was is not known: give its command again, with -m."
+        ) from error
+    began = list(itertools.takewhile(lambda word: not word.startswith(_RESUME), task))
+    if len(began) < len(task):  # the words beside resume= come after these two, see `again`
         hydra = list(itertools.takewhile(lambda word: not word.startswith(_FOLDER), hydra))
-    runtime = past.get("runtime")
-    cwd = runtime.get("cwd") if isinstance(runtime, dict) else None
-    return Command(hydra, began, cwd if isinstance(cwd, str) else None)
+    return Command([word for word in hydra if not word.startswith((_MODE, _FOLDER))], began, cwd)
+
+
+def typed(folder: Path) -> str:
+    """The whole command that runs the jobs without a result, to be pasted into a shell."""
+    past = command(folder)
+    place = str(folder) if re.fullmatch(r"[\w./-]+", str(folder)) else _quoted(str(folder))
+    words = ["python", "train.py", "-m", *past.hydra, *past.task, f"{_FOLDER}{place}"]
+    return " ".join(shlex.quote(word) if word.isprintable() else f"$'{spelt(word)}'" for word in words)
+
+
+def spelt(word: str) -> str:
+    """A word from elsewhere as a terminal may show it; signs that it would obey become those of bash's $'…'."""
+    if word.isprintable():
+        return word
+    return "".join(sign if sign.isprintable() and sign not in r"\'" else f"\\U{ord(sign):08x}" for sign in word)
 
 
 def job_overrides(folder: Path) -> list[list[str]]:
@@ -103,7 +116,7 @@ def same_job(command: str, overrides: Sequence[str]) -> bool:
 
 def _settling(overrides: Sequence[str]) -> list[str]:
     keys = {word: word.lstrip("+").partition("=")[0] for word in overrides}
-    return [word for word, key in keys.items() if f"{key}=" != _WORD and not _BESIDE.fullmatch(key)]
+    return [word for word, key in keys.items() if f"{key}=" != _RESUME and not _BESIDE.fullmatch(key)]
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
@@ -114,24 +127,23 @@ def parsed(words: Sequence[str]) -> list[Override]:
         return parser.parse_overrides(list(words))
 
 
-def resumed(words: Sequence[str]) -> list[str]:
-    """A command line with resume=<folder> as that sweep's own command, for the jobs that have no result.
+def again(words: Sequence[str]) -> list[str]:
+    """A command line in which resume=<folder> has become that sweep's own words; another one as it is.
 
-    What stands beside it is added, for this time: nothing that changes a result, which would be mixed with those that
-    are there. The process goes to where the sweep was begun, for paths, that of the models among them, may be relative
-    to there. Raises FileNotFoundError for a folder that is no sweep's, ValueError for another setting beside it, and
-    where the folder asks for what is not followed.
+    Words beside it hold once. Only those may stand there that change no result, because the results that are there
+    stay. Raises FileNotFoundError for a folder that is no sweep's, and ValueError for another word beside resume=, and
+    for a word of the folder that is not a sweep's own.
     """
-    told = [word for word in words if word.startswith(_WORD) and word != f"{_WORD}null"]
-    more = [word for word in words if not word.startswith(_WORD)]
-    if not told:
-        return more
-    folder = Path(_unquoted(told[-1].removeprefix(_WORD))).absolute()
+    named = [word for word in words if word.startswith(_RESUME) and word != f"{_RESUME}null"]
+    beside = [word for word in words if not word.startswith(_RESUME)]
+    if not named:
+        return beside
+    folder = Path(_unquoted(named[-1].removeprefix(_RESUME))).absolute()
     past = command(folder)
-    _require_ours(past, folder)
+    _require_own(past, folder)
+    beside = [word for word in beside if word not in MULTIRUN]
     swept = {override.key_or_group for override in parsed(past.task) if override.is_sweep_override()}
-    more = [word for word in more if word not in MULTIRUN]
-    for override in parsed([word for word in more if not word.startswith("-")]):
+    for override in parsed([word for word in beside if not word.startswith("-")]):
         same = override.package is None and _BESIDE.fullmatch(override.key_or_group)
         if not same or override.is_sweep_override() or override.key_or_group in swept:
             raise ValueError(
@@ -139,19 +151,11 @@ def resumed(words: Sequence[str]) -> list[str]:
                 "the logger and trainer.devices, threads and enable_progress_bar may be set there, where they are not "
                 "swept over; for other settings begin a new sweep with -m, which uses the trained models again."
             )
-    _go_to(past.cwd)
-    hydra = [word for word in past.hydra if not word.startswith((_MODE, _FOLDER))]
+    if past.cwd not in (None, os.getcwd()):
+        log.warning("the sweep was begun in %r: its relative paths are taken from here", past.cwd)
+    os.environ["PYTHONSAFEPATH"] = "1"  # a worker process takes no module from where the user stands
     place = _quoted(str(folder))
-    return ["-m", *hydra, *past.task, f"{_WORD}{place}", f"{_FOLDER}{place}", *more]
-
-
-def _go_to(cwd: str | None) -> None:
-    """Where the sweep was begun. What lies there is data: a worker process must not take a module from there."""
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        os.chdir(cwd or ".")
-    except OSError:
-        log.warning("the sweep was begun in %s, which is gone: its relative paths are taken from here", cwd)
+    return ["-m", *past.hydra, *past.task, f"{_RESUME}{place}", f"{_FOLDER}{place}", *beside]
 
 
 def _quoted(text: str) -> str:
@@ -165,46 +169,23 @@ def _unquoted(text: str) -> str:
     return text if bare else text[1:-1].replace(f"\\{text[0]}", text[0])
 
 
-def _require_ours(past: Command, folder: Path) -> None:
-    keys = settings.known_keys()
-    groups = {path.parent.name for path in CONF.glob("*/*.yaml")}
+def _require_own(past: Command, folder: Path) -> None:
+    """Raise ValueError where a word of the folder is not a sweep's own: it might run any code."""
+    groups = {"hydra/launcher", *(path.parent.name for path in CONF.glob("*/*.yaml"))}
+    launcher = {key for path in CONF.glob("hydra/launcher/*.yaml") for key in OmegaConf.load(path)} - {"defaults"}
+    keys = settings.known_keys() | {f"hydra.launcher.{key}" for key in (*launcher, "n_jobs")}
     try:
         overrides = parsed([*past.hydra, *past.task])
-    except HydraException as error:
-        raise ValueError(f"{folder / OVERVIEW} is damaged: {error}") from error
+    except OverrideParseException as error:
+        raise ValueError(f"{folder / OVERVIEW} is damaged: {spelt(error.override)} cannot be read.") from error
     for override in overrides:
-        if not _is_ours(override, keys, groups):
+        key, value = override.key_or_group, override.input_line.partition("=")[2]
+        known = key in keys or key in groups or re.fullmatch(r"trainer\.[a-z]\w*", key)  # Lightning's own: +trainer.x
+        foreign = "${/" if key in groups else "${"  # an option is a file of conf/
+        harmless = value.isprintable() and not set(foreign) & set(value)  # a line of its own is a script's command
+        harmless |= key == "evaluation.schedules" and _TAUS.fullmatch(value) is not None
+        if not (known and harmless) or override.is_delete() or override.package is not None:
             raise ValueError(
-                f"{folder / OVERVIEW} asks for {override.input_line}, which is not followed, for it may run any code: "
-                f"if that is your own, give the sweep's command itself, with -m and hydra.sweep.dir={folder}."
+                f"{folder / OVERVIEW} asks for {spelt(override.input_line)}, which is not followed, because it may run "
+                f"any code: if the sweep is your own, give the whole command: {typed(folder)}"
             )
-
-
-def _is_ours(override: Override, keys: set[str], groups: set[str]) -> bool:
-    """Whether a sweep of ours can contain it."""
-    key, value = override.key_or_group, override.value()
-    if override.is_delete() or override.package is not None:
-        return False
-    if f"{key}=" in (_MODE, _FOLDER):
-        return True  # not followed
-    if key in groups or key == _LAUNCHER:
-        return _is_plain(value) and "/" not in override.input_line.partition("=")[2]  # a file of conf/, no other
-    outer, _, name = key.rpartition(".")
-    launcher = outer == "hydra.launcher" and name in _LAUNCHER_KEYS
-    lightning = outer == "trainer" and re.fullmatch(r"[a-z]\w*", name)  # +trainer.key=value
-    return bool(launcher or lightning or key in keys) and _is_plain(value, table=key == _TABLE)
-
-
-def _is_plain(value: Any, table: bool = False) -> bool:
-    """Whether it is a number, a word, or a list or sweep of such; table: or gives them names."""
-    if isinstance(value, (RangeSweep, Glob)):
-        return True
-    if isinstance(value, QuotedString):
-        value = value.text
-    if isinstance(value, dict):
-        return table and all(str(name).isalnum() and _is_plain(part) for name, part in value.items())
-    if isinstance(value, (list, ChoiceSweep)):
-        return all(_is_plain(part, table) for part in (value if isinstance(value, list) else value.list))
-    if isinstance(value, str):
-        return "${" not in value and value.isprintable()  # a line of its own is a command in a cluster's script
-    return value is None or isinstance(value, (bool, int, float))

@@ -25,14 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
-from skipstone.commands.cli import EXPECTED, sentence
-from skipstone.commands.sweeps.folder import MULTIRUN, is_sweep, parsed, resumed
+from skipstone.commands.cli import EXPECTED, MULTIRUN, sentence
+from skipstone.commands.sweeps.folder import FAILURE, JOB_LOCK, again, is_sweep, parsed
 from skipstone.store import locks
 
 log = logging.getLogger(__name__)
 
-FAILURE = "error.txt"  # in the folder of a job that failed, why
-JOB_LOCK = "lock"  # in the folder of a job, while it is run
 _GRACE = 20.0  # seconds that worker processes have to save what they train
 _LOOK = 1.0  # seconds between a worker's looks for its parent
 
@@ -74,7 +72,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def reported() -> Iterator[None]:
     """Around all jobs of a command line: takes resume=, and leaves the report over a multirun, however that ended."""
-    sys.argv[1:] = resumed(sys.argv[1:])
+    sys.argv[1:] = again(sys.argv[1:])
     _require_jobs(sys.argv[1:])
     try:
         yield
@@ -93,15 +91,15 @@ def reported() -> Iterator[None]:
 
 def _complaint(error: Exception) -> str | None:
     """What befell the launcher, or None if it is something else."""
-    again = f"python train.py resume={Sweep.folder} runs the jobs without a result."
+    rest = f"python train.py resume={Sweep.folder} runs the jobs without a result."
     if isinstance(error, BrokenExecutor):
-        return f"a worker process was killed, perhaps for want of memory, and with it the sweep: {again}"
+        return f"a worker process was killed, perhaps for want of memory, and with it the sweep: {rest}"
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if not frame.f_globals["__name__"].startswith("submitit."):
         return None
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1].lstrip("- ")
     if type(error).__name__ in ("FailedJobError", "UncompletedJobError"):
-        return f"a job came to no result ({last}), and others may go on: once they have ended, {again}"
+        return f"a job came to no result ({last}), and others may go on: once they have ended, {rest}"
     return f"the jobs could not be submitted: {last}"
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
-from skipstone.commands.sweeps import folder as resume
-from skipstone.commands.sweeps import launch
+from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
 from skipstone.evaluation import results as archive
 from skipstone.evaluation.evaluate import Result
 from skipstone.report import csv, curves, page, sheet
@@ -34,14 +33,15 @@ def report(folder: Path) -> Path | None:
     Jobs that failed or never began are named on the page and on the terminal. Raises FileNotFoundError for a folder
     that is no sweep's, ValueError for one whose command cannot be read.
     """
-    task = resume.command(folder).task
+    past, whole = command(folder), typed(folder)
     results, failures = _collect(folder)
     notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
-    for note in notes:
-        print(note)
     if notes:
-        print(f"To run what has no result: {shlex.join(['python', 'train.py', f'resume={folder}'])}")
-    if any((folder / str(failure.job) / launch.FAILURE).is_file() for failure in failures):  # it ended by itself
+        short = shlex.join(["python", "train.py", f"resume={folder}"])
+        notes += [f"To run what has no result: {short}", f"That is, in full: {whole}"]
+    for note in notes:
+        print(spelt(note))
+    if any((folder / str(failure.job) / FAILURE).is_file() for failure in failures):  # it ended by itself
         print(
             "That runs them with the same settings: where one was refused, give a new command with the right value "
             "instead; finished models are used again."
@@ -54,8 +54,8 @@ def report(folder: Path) -> Path | None:
     models = sorted({result.row["model"] for result in results})
     story = page.Story(
         model=" and ".join(models),
-        config=(folder / resume.OVERVIEW).read_text(),
-        command=shlex.join(["python", "train.py", "-m", *task]),
+        config=(folder / OVERVIEW).read_text(),
+        command=shlex.join(["python", "train.py", "-m", *past.hydra, *past.task]),
         notes=notes,
     )
     path = page.write_page(results, folder, story)
@@ -77,7 +77,7 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
             failures.append(Failure(number, said, _why(job, error)))
             continue
         of = archive.command(job)
-        if overrides is not None and of is not None and not resume.same_job(of, overrides):
+        if overrides is not None and of is not None and not same_job(of, overrides):
             failures.append(Failure(number, said, f"its results are of another job ({of})."))
             continue
         settings = _settings(overrides or [])
@@ -109,7 +109,7 @@ def _jobs(folder: Path) -> dict[int, list[str] | None]:
         with suppress(OSError, ValueError, TypeError, AttributeError):
             jobs[number] = [word for word in files.read_yaml(path) if not word.startswith("resume=")]
     with suppress(HydraException):  # of another sweeper, whose jobs its command line does not tell
-        jobs |= enumerate(resume.job_overrides(folder))
+        jobs |= enumerate(job_overrides(folder))
     return dict(sorted(jobs.items()))
 
 
@@ -128,6 +128,6 @@ def _why(job: Path, error: Exception) -> str:
     if archive.there(job):
         return f"its results cannot be read ({error})."
     try:
-        return (job / launch.FAILURE).read_text().strip()
+        return (job / FAILURE).read_text().strip()
     except OSError:
         return "it has not come to its end." if job.is_dir() else "it has not begun."
