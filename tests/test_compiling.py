@@ -30,6 +30,32 @@ def test_compiled_code_is_kept_under_outputs_unless_the_user_says_where(tmp_path
     assert cache_dir() == os.environ["TORCHINDUCTOR_CACHE_DIR"]  # read when it is used, not when torch is imported
 
 
+def test_the_default_that_torch_itself_writes_there_is_no_users_word(tmp_path):
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    cache_dir()  # as some of torch's modules do when they are imported
+    assert "TORCHINDUCTOR_CACHE_DIR" in os.environ
+    compiling.keep_under(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "inductor")
+
+
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (("/a/b/inductor", "/a/b/triton"), "in /a/b"),
+        (("/a/b", "/c/d/e"), "in /a/b and /c/d/e"),
+        ((), "torch's own cache"),
+    ],
+)
+def test_the_folder_of_the_cache_is_named_whole(folders, told, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "skipstone")
+    for variable, folder in zip(VARIABLES, folders, strict=False):
+        monkeypatch.setenv(variable, folder)
+    with compiling.announced("a thing", {"compile": True, "kernels": False}):
+        pass
+    assert caplog.messages[0].endswith(told)
+
+
 def test_a_training_that_compiles_says_so_once_and_says_how_long_it_took(tmp_path, caplog):
     caplog.set_level(logging.INFO, "skipstone")
     compiling.keep_under(tmp_path)

@@ -112,7 +112,7 @@ def _train(
     from skipstone.training.fit import fit  # imports Lightning, which takes as long as all that is checked before
     from skipstone.training.validation import SamplingCallback
 
-    watch = SamplingCallback(lambda net: sample(placed(net)), folder / "training")
+    watch = SamplingCallback(placed, sample, folder / "training")
     log.info("training %s for %d steps", model_folder, trainer["max_steps"])
     began, finished = time.perf_counter(), False
     try:

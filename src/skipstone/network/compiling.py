@@ -15,9 +15,13 @@ _done: set[str] = set()  # what this process has compiled
 
 
 def keep_under(outputs: str | Path) -> None:
-    """Let torch and Triton keep what they compile below `<outputs>/cache`, unless the user has said where."""
+    """Let torch and Triton keep what they compile below `<outputs>/cache`, unless the user has named a folder."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     for variable, folder in FOLDERS.items():
-        os.environ.setdefault(variable, str(Path(outputs, "cache", folder).absolute()))
+        # torch writes its own default there, sometimes as soon as it is imported
+        if os.environ.get(variable) in (None, default_cache_dir()):
+            os.environ[variable] = str(Path(outputs, "cache", folder).absolute())
 
 
 @contextmanager
@@ -29,7 +33,9 @@ def announced(what: str, trainer: dict[str, Any]) -> Iterator[bool]:
     if what in _done or not (trainer["compile"] or trainer["kernels"]):
         yield False
         return
-    kept = os.path.commonpath([os.environ.get(variable, str(Path.home())) for variable in FOLDERS])
+    folders = [Path(os.environ[variable]) for variable in FOLDERS if variable in os.environ]
+    together = len({folder.parent for folder in folders}) == 1
+    kept = " and ".join(map(str, [folders[0].parent] if together else folders)) or "torch's own cache"
     log.info("compiling %s: about a minute the first time, seconds when it is found again in %s", what, kept)
     began = time.perf_counter()
     yield True

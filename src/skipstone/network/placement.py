@@ -1,6 +1,7 @@
 """What `trainer=auto` means on this machine, decided once and before anything is keyed or built."""
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -51,27 +52,51 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
         concrete["kernels"] = gpu and kernels.there()
     if trainer["strategy"] not in ("auto", "ddp_spawn"):
         raise ValueError(
-            f"trainer.strategy={trainer['strategy']} is not supported: it would run the whole command once a device; "
+            f"trainer.strategy={trainer['strategy']} is not supported: it would run the whole command once per device; "
             "leave it at auto."
         )
-    if trainer["strategy"] == "auto" and not _one(trainer["devices"]):
+    if trainer.get("num_nodes", 1) != 1:
+        raise ValueError(f"trainer.num_nodes={trainer['num_nodes']} is not supported: one host trains; leave it out.")
+    concrete["devices"] = _devices(trainer["devices"], torch.cuda.device_count() if gpu else None)
+    if trainer["strategy"] == "auto" and len(_numbers(concrete["devices"])) > 1:
         # Devices other than the first run nothing but the training, which is what Lightning's spawning strategy does.
         concrete["strategy"] = "ddp_spawn"
     return {**trainer, **concrete}
 
 
-def _one(devices: Any) -> bool:
-    return devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+def _devices(devices: Any, there: int | None) -> int | list[int]:
+    """A number of devices, or a list of GPUs.  there: how many GPUs there are; None for the CPU, which has processes.
+
+    -1 and "auto" are all GPUs, and one process on the CPU. Raises ValueError for anything that is not there.
+    """
+    allowed = "a number of processes" if there is None else f"a number of GPUs, or a list such as [0]; {there} are here"
+    wrong = ValueError(f"trainer.devices={devices} must be {allowed}.")
+    if devices in (-1, "-1", "auto"):
+        return there or 1
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if isinstance(devices, list) and there is not None:
+        fits = [type(number) is int and 0 <= number < there for number in devices]
+        if not devices or not all(fits) or len(set(devices)) < len(devices):
+            raise wrong
+        return devices
+    if type(devices) is not int or devices < 1 or (there is not None and devices > there):
+        raise wrong
+    return devices
 
 
-def plain(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The resolved trainer with nothing that makes it fast: float32, neither kernels of ours nor compiled."""
+def _numbers(devices: int | list[int]) -> Sequence[int]:
+    return devices if isinstance(devices, list) else range(devices)
+
+
+def reference(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The resolved trainer with nothing that makes it fast: float32, without our kernels, not compiled."""
     return trainer | {"precision": "32-true", "kernels": False, "compile": False}
 
 
-def is_plain(trainer: dict[str, Any]) -> bool:
+def is_reference(trainer: dict[str, Any]) -> bool:
     """Whether the resolved trainer is that already."""
-    return trainer == plain(trainer)
+    return trainer == reference(trainer)
 
 
 def use_threads(n: int | None) -> None:

@@ -18,6 +18,7 @@ from skipstone.data import ImageSet
 from skipstone.network import placement
 from skipstone.process import ForwardProcess
 from skipstone.store import models
+from skipstone.training import ranks
 from skipstone.training.batches import ImageData, StepSampler
 from skipstone.training.checkpoints import resume
 from skipstone.training.checkpoints.curve import Curve
@@ -90,7 +91,8 @@ def _run(
 ) -> None:
     """Train to the last step. Raises ValueError for a checkpoint that Lightning cannot restore."""
     try:
-        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+        with ranks.parent_of(trainer.strategy.launcher):
+            trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except SystemExit as stopped:  # the answer to SIGINT and SIGTERM; the latter's would count as success
         _pass_on(survival.stop)
         raise KeyboardInterrupt from stopped

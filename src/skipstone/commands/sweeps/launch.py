@@ -8,13 +8,11 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,11 +26,11 @@ from omegaconf.errors import InterpolationResolutionError
 from skipstone.commands.cli import EXPECTED, MULTIRUN, sentence
 from skipstone.commands.sweeps.folder import FAILURE, JOB_LOCK, again, is_sweep, parsed
 from skipstone.store import locks
+from skipstone.training.ranks import end_with_parent
 
 log = logging.getLogger(__name__)
 
 _GRACE = 20.0  # seconds that worker processes have to save what they train
-_LOOK = 1.0  # seconds between a worker's looks for its parent
 
 
 class Sweep(Callback):
@@ -160,7 +158,7 @@ def _told_by_sigterm() -> Iterator[None]:
 
     Between jobs an interrupt would not do: joblib's loop takes it for a result, and goes on.
     """
-    _watch_parent()
+    end_with_parent()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     after = signal.SIG_DFL
     try:
@@ -170,15 +168,3 @@ def _told_by_sigterm() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, after)
-
-
-@cache
-def _watch_parent() -> None:
-    """Have SIGTERM sent to this process once its parent is gone, for one that was killed tells its workers nothing."""
-
-    def watch() -> None:
-        while _parent() == os.getppid():
-            time.sleep(_LOOK)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()

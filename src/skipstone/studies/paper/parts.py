@@ -81,7 +81,7 @@ class Tables:
             self._reconstruction(),
             *([] if baseline is None else [self._baseline(baseline)]),
             replace(self._all_steps("0", self._solve), others_need_it=True),
-            *([] if placement.is_plain(model.trainer) else [self._precision()]),
+            *([] if placement.is_reference(model.trainer) else [self._precision()]),
             self._compared("schedules", DDIM(), [Uniform, Exp]),
             self._compared("solvers", DPMSolverPP(order=2), [Quad, Uniform, Exp]),
             *(self._all_steps(row, self._sample_all_steps) for row in ("1", "σ̂")),
@@ -195,7 +195,7 @@ class Tables:
             fast, x = self._measured(cell, lambda: self._sample_all_steps(cell, first))
             with float32(self.device):
                 net, _ = models.load(self.model.folder)
-                plain = placement.place(net, placement.plain(self.model.trainer), process.num_steps)
+                plain = placement.place(net, placement.reference(self.model.trainer), process.num_steps)
                 reference, x32 = self._measured(cell, lambda: self._sample_all_steps(cell, second, plain))
             fast |= {"precision": self.model.trainer["precision"], "difference": float((x - x32).abs().mean())}
             rows = [fast, reference | {"precision": "32-true", "difference": 0.0}]

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from skipstone.store import files, locks
+from skipstone.training import ranks
 from skipstone.training.checkpoints.curve import Curve
 from skipstone.training.checkpoints.divergence import LOOK, LossWatch
 from skipstone.training.checkpoints.resume import CURVE, LAST, MODEL, PREVIOUS
@@ -56,6 +57,9 @@ class Survival(Callback):
         self.stop: signal.Signals | None = None
         self._lossless = False  # whether nothing would be lost by stopping at once
         self._losses = LossWatch()
+
+    def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        ranks.end_with_parent()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.saved = trainer.global_step

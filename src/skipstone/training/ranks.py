@@ -1,0 +1,85 @@
+"""Trainings on several devices of this host: each rank is a process, and the command is their parent.
+
+The parent trains nothing. It passes signals on to the ranks, waits until they have saved, and tells in one sentence of
+a rank that failed.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import FrameType
+from typing import Any
+
+_LOOK = 1.0  # seconds between a rank's looks for its parent
+_OTHER = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGINT}
+
+
+@contextmanager
+def parent_of(launcher: Any) -> Iterator[None]:
+    """Around a fit whose launcher starts the ranks. A launcher of None starts none, and nothing is changed.
+
+    Raises KeyboardInterrupt once the ranks have ended because they were told to, ChildProcessError for a rank that was
+    killed, and ValueError with the sentence of a rank that refused to go on.
+    """
+    if launcher is None:
+        yield
+        return
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+    told = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        for rank in launcher.procs:
+            if rank.is_alive():
+                # A terminal's Ctrl-C reaches the ranks, too. They take the same signal again for "do not wait", so
+                # they get the other one.
+                os.kill(rank.pid, _OTHER[number])
+
+    before = {number: signal.signal(number, pass_on) for number in _OTHER}
+    try:
+        yield
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        if told:
+            raise KeyboardInterrupt from error
+        raise _cause(launcher.procs, error) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
+        raise KeyboardInterrupt
+
+
+def _cause(ranks: list[multiprocessing.Process], error: Exception) -> Exception:
+    """What befell the ranks. Where one was killed the others fail, too, in words of their connection to it."""
+    killed = [i for i, rank in enumerate(ranks) if rank.exitcode is not None and rank.exitcode == -signal.SIGKILL]
+    if killed:
+        return ChildProcessError(
+            f"the process of device {killed[0]} was killed, perhaps because memory ran out, and the training ended: "
+            "the same command goes on from the last checkpoint."
+        )
+    kind, _, words = str(error).strip().splitlines()[-1].partition(": ")
+    return {"ValueError": ValueError, "OSError": OSError}[kind](words) if kind in ("ValueError", "OSError") else error
+
+
+@cache
+def end_with_parent() -> None:
+    """Have SIGTERM sent to this process once the process that started it is gone; nothing in a process of its own.
+
+    A parent that was killed tells its processes nothing.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while parent.pid == os.getppid():
+            time.sleep(_LOOK)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
