@@ -55,7 +55,7 @@ def decode(paths: Sequence[str], image_size: int, channels: int) -> tuple[Tensor
 
 def _for_each(read: Callable[[int], None], which: Sequence[int], paths: Sequence[str]) -> None:
     """Call `read` for the number of each file. Raises one OSError for all that fail."""
-    failed: dict[int, Exception] = {}
+    failed: dict[str, Exception] = {}
     stopped = threading.Event()
 
     def some(chunk: Sequence[int]) -> None:
@@ -65,7 +65,7 @@ def _for_each(read: Callable[[int], None], which: Sequence[int], paths: Sequence
             try:
                 read(i)
             except Exception as error:  # whatever a decoder makes of a damaged file
-                failed[i] = error
+                failed[paths[i]] = error
 
     # Pillow decodes outside the interpreter's lock, so threads speed this up where images are large.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
@@ -76,11 +76,11 @@ def _for_each(read: Callable[[int], None], which: Sequence[int], paths: Sequence
             stopped.set()  # an interrupt need not wait for the chunks that were begun
     if failed:
         first, *others = sorted(failed)
-        error, names = failed[first], [shown(paths[i]) for i in others[:5]] + ["..."] * (len(others) > 5)
-        more = f" {len(others)} more cannot be read either: {', '.join(names)}" if others else ""
+        names = ", ".join(shown(path) for path in others[:5]) + ", ..." * (len(others) > 5)
+        more = f" {len(others)} more cannot be read either: {names}" if others else ""
         raise OSError(
-            f"{shown(paths[first])} cannot be read as an image ({_why(error)}): repair or remove it.{more}"
-        ) from error
+            f"{shown(first)} cannot be read as an image ({_why(failed[first])}): repair or remove it.{more}"
+        ) from failed[first]
 
 
 def _why(error: Exception) -> str:

@@ -107,6 +107,6 @@ def _report(
 
 
 def _passed_over(passed: Counter[str]) -> str:
-    """In words, how many of what; nothing where nothing was."""
-    kinds = ", ".join(f"{n} {shown(kind)}" for kind, n in passed.most_common())
-    return f"; passed over: {kinds}" if kinds else ""
+    """In words, what and how often; nothing where nothing was."""
+    kinds = [f"{shown(kind)} ({n})" for kind, n in sorted(passed.items(), key=lambda item: (-item[1], item[0]))]
+    return f"; passed over: {', '.join(kinds)}" if kinds else ""

@@ -45,7 +45,7 @@ def arrange(found: Found) -> tuple[list[Part], Counter[str]]:
         held = {file.real for file, _ in parts[held_out]}
         both = [file.real in held for file, _ in parts[train]]
         parts[train] = [filed for filed, in_both in zip(parts[train], both, strict=True) if not in_both]
-        passed[f"in {train}/ that are in {held_out}/ too"] = sum(both)
+        passed[f"in {train}/ and in {held_out}/ too"] = sum(both)
     return _classify(parts, passed), +passed
 
 

@@ -15,7 +15,7 @@ UNREADABLE = {
 # fmt: on
 
 _DESKTOP_NAMES = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", "@eadir"}
-_OF_THE_DESKTOP = "of the desktop (._*, .DS_Store, Thumbs.db, __MACOSX, hidden folders)"
+_OF_THE_DESKTOP = "what desktops leave, such as ._*, .DS_Store, Thumbs.db, __MACOSX and hidden folders"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Data sets by name. Each function is a `_target_` of conf/dataset and returns an ImageSet."""
 
+import inspect
 import os
+import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -41,8 +43,10 @@ def from_torchvision(name: str, source: str, root: str, image_size: int, channel
 def _read(source: str, root: str, train: bool) -> tuple[Tensor, Tensor]:
     """One part: images uint8 [N, C, H, W], labels int64 [N]."""
     make = getattr(torchvision.datasets, source, None)
-    if make is None:
-        raise ValueError(f"dataset.source={source} is no data set of torchvision: MNIST, FashionMNIST and CIFAR10 are.")
+    if make is None or "train" not in inspect.signature(make).parameters:
+        raise ValueError(
+            f"dataset.source={source} is not in torchvision, or not in two parts: MNIST, FashionMNIST and CIFAR10 are."
+        )
     top = Path(root).expanduser()
     if os.path.lexists(top) and not os.path.isdir(top):
         raise OSError(f"dataset.root={shown(root)} is not a folder: name a folder that holds {source}, or is to.")
@@ -65,8 +69,8 @@ def _read(source: str, root: str, train: bool) -> tuple[Tensor, Tensor]:
                 "point dataset.root to another folder."
             ) from error
         raise OSError(
-            f"{where} holds a {source} that is damaged or was downloaded in part ({_why(error)}): remove it there, and "
-            "it is downloaded again."
+            f"{where} holds {source}, but damaged or downloaded in part ({_why(error)}): remove it there, and it is "
+            "downloaded again."
         ) from error
     return (images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)), labels
 
@@ -85,4 +89,4 @@ def _open(make: Callable[..., VisionDataset], top: Path, train: bool) -> VisionD
 
 
 def _why(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(re.sub(r"\[Errno -?\d+\]", "", str(error)).split()) or type(error).__name__
