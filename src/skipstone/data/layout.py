@@ -1,7 +1,7 @@
 """Which of a folder's images form which part, and which class each is of, by the names of the folders they lie in."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -51,34 +51,31 @@ def arrange(found: Found) -> tuple[list[Part], Counter[str]]:
 
 def _parts(found: Found) -> dict[str, list[_Filed]]:
     """The files of each part by the part's name, train first; all of them under "" where there are no two parts."""
+    inside: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for folder in found.folders:
+        inside[folder[:-1]].append(folder[-1] if folder else "")
     shared = _shared([file.names[:-1] for file in found.files])
     for level in range(len(shared) + 1):
-        names = _pair(_below(found, shared[:level]))
-        if names:
+        if names := _pair(inside[shared[:level]]):
             tops = [(*shared[:level], name) for name in names]
             return {"/".join(top): [(file, file.names[level + 1 : -1]) for file in _in(found, top)] for top in tops}
-    classes = [(*shared, name) for name in _below(found, shared)]
-    classes = [top for top in classes if any(True for _ in _in(found, top))]
-    pairs = [_pair(_below(found, top)) for top in classes]
-    if not pairs or None in pairs:
+    n = len(shared) + 1
+    pairs = {top: _pair(inside[top]) for top in sorted({file.names[:n] for file in found.files if len(file.names) > n})}
+    if not pairs or None in pairs.values():
         return {"": [(file, file.names[:-1]) for file in found.files]}
-    parts: dict[str, list[_Filed]] = {f"*/{name}": [] for name in pairs[0]}
-    for top, names in zip(classes, pairs, strict=True):
-        for part, name in zip(parts.values(), names, strict=True):
-            part += [(file, (top[-1], *file.names[len(top) + 1 : -1])) for file in _in(found, (*top, name))]
-    return parts
+    train, held_out = next(iter(pairs.values()))
+    both: tuple[list[_Filed], list[_Filed]] = ([], [])
+    for file in found.files:
+        names = pairs.get(file.names[:n], ())
+        if file.names[n : n + 1] and file.names[n] in names:
+            both[names.index(file.names[n])].append((file, (file.names[n - 1], *file.names[n + 1 : -1])))
+    return {f"*/{train}": both[0], f"*/{held_out}": both[1]}
 
 
 def _shared(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The outer folders that all have in common."""
     levels = takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
     return tuple(names[0] for names in levels)
-
-
-def _below(found: Found, top: tuple[str, ...]) -> list[str]:
-    """The names of the folders in a folder."""
-    n = len(top)
-    return sorted(folder[n] for folder in found.folders if len(folder) == n + 1 and folder[:n] == top)
 
 
 def _in(found: Found, top: tuple[str, ...]) -> list[File]:
