@@ -142,6 +142,7 @@ def test_links_are_followed_without_loops_and_each_real_file_is_read_once(tmp_pa
     tree(elsewhere, ("x", "dog/deep"), per_folder=3)  # 10 11 12, 20 21 22
     os.symlink(elsewhere / "dog", top / "dog")
     os.symlink("dog", top / "again")  # a link to the same, by another way
+    os.symlink("cat", top / "a link before it")  # cat stays the class of its files
     os.symlink(top, top / "cat" / "up")
     os.symlink(".", top / "here")
     os.symlink("dog/../there", top / "there")
@@ -154,9 +155,10 @@ def test_links_are_followed_without_loops_and_each_real_file_is_read_once(tmp_pa
     assert images.train_labels.unique().tolist() == [0, 1]
     line = said()
     assert "8 images read" in line
+    assert "2 classes (again, cat)" in line
     assert "links that lead in a circle (2)" in line
     assert "links that lead nowhere (3)" in line
-    assert "links to a file that is there already (1)" in line
+    assert "further paths to the same file (7)" in line
 
 
 def test_many_links_between_many_folders_end(tmp_path):
@@ -169,10 +171,10 @@ def test_many_links_between_many_folders_end(tmp_path):
 
 
 def test_parts_that_are_links_into_a_pool_are_parts(tmp_path):
-    """The nearest link counts, not the first: `all` leads to everything, and comes before `train`."""
+    """The nearest link counts, wherever those that lead to everything stand."""
     tree(tmp_path / "pool", ("train", "test"))
     (tmp_path / "photos").mkdir()
-    for name, to in (("all", "."), ("train", "train"), ("test", "test")):
+    for name, to in (("all", "."), ("train", "train"), ("test", "test"), ("zoo", ".")):
         os.symlink(tmp_path / "pool" / to, tmp_path / "photos" / name)
     images = read(tmp_path / "photos")
     assert (values(images.train), values(images.held_out)) == ([10, 11, 12], [20, 21, 22])

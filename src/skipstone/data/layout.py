@@ -39,7 +39,7 @@ def arrange(found: Found) -> tuple[list[Part], Counter[str]]:
     passed["outside these folders"] = len(found.files) - sum(map(len, parts.values()))
     for name, filed in parts.items():
         parts[name] = _once(filed)
-        passed["links to a file that is there already"] += len(filed) - len(parts[name])
+        passed["further paths to the same file"] += len(filed) - len(parts[name])
     if len(parts) == 2:
         train, held_out = parts
         held = {file.real for file, _ in parts[held_out]}
@@ -98,9 +98,9 @@ def _pair(names: list[str]) -> tuple[str, str] | None:
 
 
 def _once(filed: list[_Filed]) -> list[_Filed]:
-    """Each real file once, where possible by its own path."""
+    """Each real file once, by the path with the fewest links."""
     first: dict[str, File] = {}
-    for file, _ in sorted(filed, key=lambda one: one[0].linked):
+    for file, _ in sorted(filed, key=lambda one: one[0].links):
         first.setdefault(file.real, file)
     return [one for one in filed if first[one[0].real] is one[0]]
 

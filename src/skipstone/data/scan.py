@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 
 # fmt: off
@@ -25,14 +25,14 @@ class File:
     path:    as it is opened.
     names:   the folders between the top and the file, and its own name.
     real:    its path without links.
-    linked:  whether a link below the top leads to it.
+    links:   how many links below the top lead to it by this path.
     status:  what the file system records of it.
     """
 
     path: str
     names: tuple[str, ...]
     real: str
-    linked: bool
+    links: int
     status: os.stat_result
 
 
@@ -52,42 +52,46 @@ def scan(top: str) -> Found:
     the top: this ends however the links lie. Raises OSError that names what cannot be looked into.
     """
     found, followed = Found(), set()
-    waiting = deque([((), top, os.path.realpath(top), False)])
+    passed: dict[str, set[str]] = defaultdict(set)  # by real path: a folder may be looked through twice
+    waiting = deque([((), top, os.path.realpath(top), 0)])
     while waiting:
-        names, path, real, linked = waiting.popleft()
-        if linked and real in followed:
+        names, path, real, links = waiting.popleft()
+        if links and real in followed:
             continue
-        if linked:
+        if links:
             followed.add(real)
         found.folders.add(names)
         for entry in _entries(path):
-            inner, by_link = (*names, entry.name), entry.is_symlink()
-            target = os.path.realpath(entry.path) if by_link else os.path.join(real, entry.name)
+            inner, itself, by_link = (*names, entry.name), os.path.join(real, entry.name), entry.is_symlink()
+            target = os.path.realpath(entry.path) if by_link else itself
             status = _status(entry)
             if entry.name.startswith("._") or entry.name.lower() in _DESKTOP_NAMES:
-                found.passed[_OF_THE_DESKTOP] += 1
+                passed[_OF_THE_DESKTOP].add(itself)
             elif status is None:
-                found.passed["links that lead nowhere"] += 1
+                passed["links that lead nowhere"].add(itself)
             elif not stat.S_ISDIR(status.st_mode):
-                _take(found, File(entry.path, inner, target, linked or by_link, status))
+                kind = _kind(entry.name, status)
+                if kind is None:
+                    found.files.append(File(entry.path, inner, target, links + by_link, status))
+                else:
+                    passed[kind].add(itself)
             elif entry.name.startswith("."):
-                found.passed[_OF_THE_DESKTOP] += 1
+                passed[_OF_THE_DESKTOP].add(itself)
             elif by_link and os.path.commonpath([target, real]) == target:
-                found.passed["links that lead in a circle"] += 1
+                passed["links that lead in a circle"].add(itself)
             else:
-                waiting.append((inner, entry.path, target, linked or by_link))
+                waiting.append((inner, entry.path, target, links + by_link))
     found.files.sort(key=lambda file: file.names)
+    found.passed.update({kind: len(paths) for kind, paths in passed.items()})
     return found
 
 
-def _take(found: Found, file: File) -> None:
-    suffix = os.path.splitext(file.names[-1])[1].lower()
-    if not stat.S_ISREG(file.status.st_mode):
-        found.passed["pipes, sockets or devices"] += 1
-    elif suffix in SUFFIXES:
-        found.files.append(file)
-    else:
-        found.passed[suffix or "without a suffix"] += 1
+def _kind(name: str, status: os.stat_result) -> str | None:
+    """What a file is that is passed over; None for an image."""
+    suffix = os.path.splitext(name)[1].lower()
+    if not stat.S_ISREG(status.st_mode):
+        return "pipes, sockets or devices"
+    return None if suffix in SUFFIXES else suffix or "without a suffix"
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:
