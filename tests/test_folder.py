@@ -173,7 +173,7 @@ def test_many_links_between_many_folders_end(tmp_path):
 def test_parts_that_are_links_into_a_pool_are_parts(tmp_path):
     """The nearest link counts, wherever those that lead to everything stand."""
     tree(tmp_path / "pool", ("train", "test"))
-    (tmp_path / "photos").mkdir()
+    save(tmp_path / "photos" / "unlabelled" / "0.png")
     for name, to in (("all", "."), ("train", "train"), ("test", "test"), ("zoo", ".")):
         os.symlink(tmp_path / "pool" / to, tmp_path / "photos" / name)
     images = read(tmp_path / "photos")
