@@ -1,6 +1,8 @@
 import os
+import re
+import struct
 import subprocess
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,10 @@ import torch
 from PIL import Image
 
 from skipstone import data
-from skipstone.data import to_bytes, to_unit
+from skipstone.data import decode, to_bytes, to_unit
 from skipstone.data.images import fit, split
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-folder_module = sys.modules["skipstone.data.folder"]  # the package shows the function under this name
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the archives of ../shared/data are not here")
 
 
@@ -138,8 +139,8 @@ def test_a_folders_order_does_not_depend_on_the_file_system(tmp_path, monkeypatc
     for name in ("b", "a", "c", "d"):
         save(tmp_path / f"{name}.png", color=(ord(name), 0, 0))
     expected = read_folder(tmp_path).fingerprint
-    walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda top: [(folder, [], names[::-1]) for folder, _, names in walk(top)][::-1])
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda top: nullcontext(sorted(scandir(top), key=lambda e: e.name)[::-1]))
     assert read_folder(tmp_path).fingerprint == expected
 
 
@@ -150,8 +151,8 @@ def test_what_was_decoded_is_kept_until_a_file_changes(tmp_path, monkeypatch):
     first = read_folder(root, cache=str(cache))
     assert first.fingerprint == read_folder(root).fingerprint
     decoded = []
-    read_one = folder_module._read_one
-    monkeypatch.setattr(folder_module, "_read_one", lambda path, *form: decoded.append(path) or read_one(path, *form))
+    read_one = decode._read_one
+    monkeypatch.setattr(decode, "_read_one", lambda path, *form: decoded.append(path) or read_one(path, *form))
     again = read_folder(root, cache=str(cache))
     assert (again.fingerprint, decoded) == (first.fingerprint, [])
     assert torch.equal(again.train_labels, first.train_labels)
@@ -225,3 +226,59 @@ def test_cifar10_as_folders_of_jpegs_reads(tmp_path):
     assert (len(images.train), len(images.held_out)) == (10_000, 2000)
     assert images.shape == (3, 32, 32)
     assert torch.bincount(images.train_labels).tolist() == [5000, 5000]
+
+
+def tiny_mnist(top):
+    """MNIST as torchvision stores it, of three images and two."""
+    for part, n in (("train", 3), ("t10k", 2)):
+        for kind, header, size in (("images-idx3", (0x803, n, 28, 28), 28 * 28), ("labels-idx1", (0x801, n), 1)):
+            path = top / "MNIST" / "raw" / f"{part}-{kind}-ubyte"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(struct.pack(f">{len(header)}I", *header) + bytes(range(1, n + 1)) * size)
+
+
+@pytest.mark.parametrize("length", [0, 3, 10, 100])
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_downloaded_set_that_is_damaged_says_so(tmp_path, name, length):
+    tiny_mnist(tmp_path)
+    assert data.from_torchvision("mnist", "MNIST", str(tmp_path), 28, 1, False).held_out_labels.tolist() == [1, 2]
+    os.truncate(tmp_path / "MNIST" / "raw" / name, min(length, 9) if "labels" in name else length)
+    with pytest.raises(
+        OSError, match=r"holds MNIST, but damaged or downloaded in part \(.+\): remove it there, and it is"
+    ):
+        data.from_torchvision("mnist", "MNIST", str(tmp_path), 28, 1, False)
+
+
+def test_labels_of_other_images_are_refused(tmp_path):
+    tiny_mnist(tmp_path)
+    raw = tmp_path / "MNIST" / "raw"
+    (raw / "train-labels-idx1-ubyte").write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes())
+    with pytest.raises(OSError, match=r"damaged or downloaded in part \(3 images of torch\.uint8 and 2 labels\)"):
+        data.from_torchvision("mnist", "MNIST", str(tmp_path), 28, 1, False)
+
+
+def test_places_where_nothing_can_be_downloaded_to_are_one_sentence(tmp_path):
+    def refused(root, source="MNIST"):
+        with pytest.raises((OSError, ValueError)) as raised:
+            data.from_torchvision("mnist", source, str(root), 28, 1, False)
+        assert "[Errno" not in str(raised.value)
+        return str(raised.value)
+
+    (tmp_path / "file").write_text("?")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        assert f"{name} is not a folder: name a folder that holds MNIST, or is to." in refused(tmp_path / name)
+    assert "cannot be used for MNIST (Not a directory at " in refused(tmp_path / "file" / "below")
+    assert re.search(
+        r"cannot be used for MNIST \(.+ at /proc/1/.+\): get access or make room there", refused("/proc/1/x")
+    )
+    assert "dataset.source=Mnist is not in torchvision" in refused(tmp_path, "Mnist")
+    assert "dataset.source=ImageFolder is not in torchvision, or not in two parts" in refused(tmp_path, "ImageFolder")
+
+
+@needs_shared
+def test_real_mnist_cut_off_while_it_was_unpacked_says_so(tmp_path):
+    subprocess.run([SHARED / "unpack.sh", "mnist", tmp_path], check=True)
+    os.truncate(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte", 20_000_000)
+    with pytest.raises(OSError, match=r"holds MNIST, but damaged or downloaded in part"):
+        data.from_torchvision("mnist", "MNIST", str(tmp_path), 28, 1, False)

@@ -1,31 +1,19 @@
-"""Any folder of images: flat, a sub-folder a class, or split into train/ and test/.
+"""Any folder of images, as people have them: flat, a sub-folder per class, or split into two parts."""
 
-Small files are decoded by their thousands a second and no faster, for the interpreter's lock is between them; so what
-was decoded once is kept, by the names, sizes and times of its files.
-"""
-
-import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
-import PIL
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
+from skipstone.data import kept
 from skipstone.data.images import ImageSet, check, split
-from skipstone.store.files import replacing
+from skipstone.data.layout import Part, arrange, mistakable
+from skipstone.data.scan import SUFFIXES, UNREADABLE, File, scan, shown
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-_HELD_OUT_NAMES = ("test", "val", "valid", "validation")
-_THREADS = 8  # more than a few wait for each other
-_CHUNK = 64  # files a thread reads at a time
+_SHOWN_CLASSES = 5
 
 log = logging.getLogger(__name__)
 
@@ -35,101 +23,90 @@ def folder(
 ) -> ImageSet:
     """Every image below `root`, in whatever mode and size, as uint8 [N, channels, image_size, image_size].
 
-    The shorter side is resized, the centre cropped. Where root has train/ and test/ (or val/), those are the parts;
-    elsewhere the fraction `held_out` of the images is held out by a fixed shuffle. Images have labels where each lies
-    in a sub-folder, one a class, and there are several. cache: a folder in which the decoded images are kept for the
-    next time. Raises FileNotFoundError for a missing or empty folder and
-    OSError, naming the file, for an image that cannot be read.
+    The shorter side is resized, the centre cropped. Where root has folders like train/ and test/, those are the parts
+    (layout.arrange); elsewhere some images are held out by a fixed shuffle. Images have labels where each lies in a
+    sub-folder, one per class, and there are several. One line of the log says what was taken for what.
+
+    name:        of the data set, in keys and reports.
+    root:        the folder.
+    image_size:  height and width, in pixels.
+    channels:    1 (grey) or 3 (colour).
+    held_out:    the fraction held out where there are no parts, above 0 and below 1.
+    flip:        whether mirrored images mean the same.
+    cache:       a folder in which the decoded images are kept for the next time; None: nowhere.
+
+    Raises FileNotFoundError for a missing or empty folder, ValueError for too few images, and OSError, naming the
+    files, for those that cannot be read.
     """
     check(image_size, channels)
     if root is None:
         raise ValueError("dataset=folder needs dataset.root=<folder of images>.")
-    top = Path(root).expanduser()
-    if not top.is_dir():
-        raise FileNotFoundError(f"dataset.root={root} is not a folder: give the folder that holds the images.")
-    tests = [top / part for part in _HELD_OUT_NAMES if (top / part).is_dir()]
-    if (top / "train").is_dir() and tests:
-        parts = {part: _files(part) for part in (top / "train", tests[0])}
-        train, held = (_read(files, image_size, channels, cache) for files in parts.values())
-        train_labels, held_labels = _labels(parts)
-        return ImageSet(name, train, held, flip, train_labels=train_labels, held_out_labels=held_labels)
-    if isinstance(held_out, (bool, str)) or not 0 < held_out < 1:
-        raise ValueError(f"dataset.held_out={held_out} must lie between 0 and 1: the fraction of images held out.")
-    files = _files(top)
-    if len(files) < 3:
-        raise ValueError(f"dataset.root={root} holds {len(files)} images; at least 3 are needed, 2 of them held out.")
-    images = _read(files, image_size, channels, cache)
-    (labels,) = _labels({top: files})
-    train, held, train_labels, held_labels = split(images, max(2, round(held_out * len(images))), labels)
-    return ImageSet(name, train, held, flip, train_labels=train_labels, held_out_labels=held_labels)
+    top = os.path.expanduser(root)
+    if not os.path.isdir(top):
+        raise FileNotFoundError(f"dataset.root={shown(root)} is not a folder: give the folder that holds the images.")
+    parts, passed = arrange(scan(top))
+    for part in parts:
+        if not part.files:
+            raise FileNotFoundError(
+                f"dataset.root: {shown(os.path.join(top, part.name) if part.name else top)} holds no images "
+                f"({', '.join(SUFFIXES)}){_passed_over(passed)}."
+            )
+    labels = _labels(parts)
+    if len(parts) == 1:
+        (files, held, *labels), how = _split(root, parts[0].files, held_out, labels[0]), "by a fixed shuffle"
+    else:
+        files, held = (part.files for part in parts)
+        how = f"{parts[0].name}/ and {parts[1].name}/"
+    # The files are put in order before they are read, so that no pixel is held twice.
+    known_as = repr((os.path.realpath(top), image_size, channels, held_out))
+    images, bits = kept.read([*files, *held], image_size, channels, cache, known_as)
+    _report(root, len(files), len(held), how, parts, bits, passed)
+    return ImageSet(
+        name, images[: len(files)], images[len(files) :], flip, train_labels=labels[0], held_out_labels=labels[1]
+    )
 
 
-def _files(top: Path) -> list[Path]:
-    """The image files below `top`, sorted, so that the order does not depend on the file system."""
-    paths = (Path(folder, name) for folder, _, names in os.walk(top) for name in names)
-    files = sorted(path for path in paths if path.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"dataset.root: {top} holds no images ({', '.join(sorted(_SUFFIXES))}).")
-    return files
-
-
-def _labels(parts: dict[Path, list[Path]]) -> list[Tensor | None]:
-    """The classes of each part's files, which are the names of the sub-folders of its top, or None for every part."""
-    names = [[path.relative_to(top).parts[:-1][:1] for path in files] for top, files in parts.items()]
-    classes = sorted(set().union(*names))
-    if len(classes) < 2 or () in classes:  # a file outside all sub-folders has no class
+def _labels(parts: Sequence[Part]) -> list[Tensor | None]:
+    """The class of each file of each part, numbered by name; None, for each part, where there are no classes."""
+    if parts[0].classes is None:
         return [None] * len(parts)
-    number = {name: i for i, name in enumerate(classes)}
-    return [torch.tensor([number[name] for name in part]) for part in names]
+    number = {name: i for i, name in enumerate(_classes(parts))}
+    return [torch.tensor([number[name] for name in part.classes]) for part in parts]
 
 
-def _read(files: Sequence[Path], image_size: int, channels: int, cache: str | None) -> Tensor:
-    """The files as uint8 [N, channels, image_size, image_size], decoded now or earlier."""
-    if cache is None:
-        return _decode(files, image_size, channels)
-    digest = hashlib.sha256(repr((PIL.__version__, image_size, channels)).encode())
-    for path in files:
-        status = path.stat()
-        digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
-    kept = Path(cache) / f"folder-{digest.hexdigest()[:16]}.safetensors"
-    try:
-        return load_file(kept)["images"]
-    except (OSError, SafetensorError, KeyError):
-        images = _decode(files, image_size, channels)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as temporary:
-            temporary.write_bytes(save({"images": images}))
-    except OSError as error:
-        log.warning("the decoded images could not be kept for the next time: %s", error)
-    return images
+def _classes(parts: Sequence[Part]) -> list[str]:
+    return sorted({name for part in parts for name in part.classes or ()})
 
 
-def _decode(files: Sequence[Path], image_size: int, channels: int) -> Tensor:
-    def some(chunk: Sequence[Path]) -> np.ndarray:
-        return np.stack([_read_one(path, image_size, channels) for path in chunk])
+def _split(
+    root: str, files: Sequence[File], held_out: float, labels: Tensor | None
+) -> tuple[list[File], list[File], Tensor | None, Tensor | None]:
+    if isinstance(held_out, bool) or not isinstance(held_out, (int, float)) or not 0 < held_out < 1:
+        raise ValueError(f"dataset.held_out={held_out} must lie between 0 and 1: the fraction of images held out.")
+    n = len(files)
+    if n < 3:
+        raise ValueError(f"dataset.root={shown(root)} holds {n} images; at least 3 are needed, 2 of them held out.")
+    train, held, *labels = split(torch.arange(n), max(2, round(held_out * n)), labels)
+    return [files[i] for i in train], [files[i] for i in held], *labels
 
-    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
-    # Pillow decodes outside the interpreter's lock, so threads speed this up where images are large.
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        arrays = list(pool.map(some, chunks))
-    return torch.from_numpy(np.concatenate(arrays)).permute(0, 3, 1, 2).contiguous()
+
+def _report(
+    root: str, train: int, held: int, how: str, parts: Sequence[Part], bits: int | None, passed: Counter[str]
+) -> None:
+    """One line of what was taken for what; a warning where a person may have meant something else."""
+    classes, mistaken = _classes(parts), mistakable(parts)
+    some = ", ".join(classes[:_SHOWN_CLASSES]) + ", ..." * (len(classes) > _SHOWN_CLASSES)
+    line = f"{root}: {train + held} images read, {train} to train on and {held} held out ({how}); "
+    line += f"{len(classes)} classes ({some})" if classes else "no classes"
+    if mistaken:
+        line += f"; {' and '.join(mistaken)} counted as a class, because no other folder makes a pair of parts with it"
+    if bits is not None and bits < 16:
+        line += f"; 16-bit files use {bits} bits and are read as such"
+    unread = mistaken or UNREADABLE & passed.keys()
+    log.log(logging.WARNING if unread else logging.INFO, "%s", shown(line + _passed_over(passed)))
 
 
-def _read_one(path: Path, image_size: int, channels: int) -> np.ndarray:
-    """One file as uint8 [image_size, image_size, channels]; transparency is laid on white."""
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode in ("I", "F"):
-                raise ValueError("32-bit pixels have no agreed range; convert it to 8 or 16 bits")
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip
-                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("L" if channels == 1 else "RGB")
-            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path} cannot be read as an image ({error}): repair or remove it.") from error
-    return np.asarray(image).reshape(image_size, image_size, channels)
+def _passed_over(passed: Counter[str]) -> str:
+    """In words, what and how often; nothing where nothing was."""
+    kinds = [f"{shown(kind)} ({n})" for kind, n in sorted(passed.items(), key=lambda item: (-item[1], item[0]))]
+    return f"; passed over: {', '.join(kinds)}" if kinds else ""
