@@ -204,7 +204,7 @@ def test_the_page_quotes_the_commands_without_this_machines_folders(outputs, don
     assert (config.images, config.nfes, config.metrics.features) == (12, NFES, 8)
 
 
-@pytest.mark.slow  # one more start of the command; what it needs of the ledger is tested below
+@pytest.mark.attack  # one more start of the command; what it needs of the ledger is tested below
 def test_a_run_that_was_cut_off_does_what_is_missing_and_nothing_else(outputs, done, results):
     half = json.loads(json.dumps(results))
     del half["parts"]["table 2"], half["parts"]["table 1, η = 0.2"]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from skipstone.training.checkpoints.divergence import LossWatch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NETRC": os.devnull}
 PATIENCE = 240.0  # seconds, on a busy machine
 
@@ -162,7 +162,7 @@ def test_three_kills_leave_the_same_weights(tmp_path):
     assert_same_ends(whole, cut)
 
 
-@pytest.mark.slow
+@pytest.mark.attack
 def test_25_kills_of_the_command_leave_the_same_weights(tmp_path):
     settings = ["experiment=smoke", "logger=none", "trainer.max_steps=500", "trainer.checkpoint_every_n_steps=20"]
 

@@ -86,7 +86,7 @@ def test_joblib_divides_the_threads(tmp_path):
     "how",
     [
         pytest.param("the parent is told to stop", id="SIGTERM"),
-        pytest.param("Ctrl-C in a terminal, which tells all processes", id="SIGINT", marks=pytest.mark.slow),
+        pytest.param("Ctrl-C in a terminal, which tells all processes", id="SIGINT", marks=pytest.mark.attack),
     ],
 )
 def test_who_stops_a_joblib_sweep_stops_all_of_it_once_the_training_is_saved(how, tmp_path):
