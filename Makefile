@@ -5,8 +5,17 @@ BIN := .venv/bin
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
 
+# The first tier: what starts no command.
 test: .venv/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/commands $(ARGS)
+
+# Both tiers.
+test-all: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# The third tier.
+attack: .venv/installed
+	$(BIN)/python -m pytest -m attack $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -19,4 +28,4 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-.PHONY: train test lint
+.PHONY: train test test-all attack lint
