@@ -1,7 +1,8 @@
 """The engine runs step tables on a model. It knows nothing of DDIM, eta or schedules.
 
-Noise belongs to the sample: start noise is keyed by (seed, k), and step noise by (seed, k, t). So sample k does not
-depend on n, on the batch or on the other samples, and two tables that visit the same step share its noise.
+Noise belongs to the sample: start noise is keyed by (seed, k), and step noise by (seed, k, t) and by how often t came
+before. So sample k does not depend on n, on the batch or on the other samples, and two tables that visit the same step
+share its noise.
 
 To read: `reference.py` is DDIM in a dozen lines, `step.py` is one row of a table, `sampling.py` is the loop over rows.
 """

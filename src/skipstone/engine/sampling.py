@@ -18,8 +18,8 @@ from skipstone.solvers import StepTable
 class Step(NamedTuple):
     """The state after the row t → p: x_p, and the predicted x0 that it was made from, both [N, C, H, W]."""
 
-    t: int
-    p: int
+    t: float  # an int where the table has integers
+    p: float
     x: Tensor
     x0: Tensor
 
@@ -40,8 +40,9 @@ def sample(
 ) -> Tensor:
     """Run the table to its end. One state is kept, not the trajectory.
 
-    model:      eps = model(x, t), with x float [B, C, H, W] in the model's own dtype and t int64 [B]. A Module is in
-                eval mode meanwhile. Its modes are restored on exit, also after an exception.
+    model:      eps = model(x, t), with x float [B, C, H, W] in the model's own dtype and t int64 [B], or float64 [B]
+                where the table has real times. A Module is in eval mode meanwhile. Its modes are restored on exit,
+                also after an exception.
     table:      of a solver, see `skipstone.solvers`.
     n, shape:   how many samples, and their (C, H, W). They start from the noise of `seed`.
     seed:       any int. It gives the start noise and the noise of the steps.
@@ -70,9 +71,12 @@ def sample(
         kept = min(size, count - first)
         x = starts(model, shape, seed, index, start, dtype)
         z = None if step_noise is None else take(step_noise, index, dim=1)
-        for i, step in enumerate(_rows(model, table, x, index, seed, z)):
+        done = len(batches) * table.nfe
+        for asked, step in zip(table.evaluated.tolist(), _rows(model, table, x, index, seed, z), strict=True):
             x = step.x
-            progress(len(batches) * table.nfe + i + 1, total)
+            done += asked
+            if asked:
+                progress(done, total)
         batches.append(x[:kept])
     return torch.cat(batches)
 
@@ -104,10 +108,10 @@ def trajectory(
 
 
 def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tuple[int, ...]) -> None:
-    if tuple(step_noise.shape) != (table.nfe, n, *shape):
+    wanted = (len(table.t), n, *shape)
+    if tuple(step_noise.shape) != wanted:
         raise ValueError(
-            f"step_noise has shape {tuple(step_noise.shape)}, and must have {(table.nfe, n, *shape)}: one z per row "
-            "and sample."
+            f"step_noise has shape {tuple(step_noise.shape)}, and must have {wanted}: one z per row and sample."
         )
 
 
@@ -128,15 +132,19 @@ def _rows(
 ) -> Iterator[Step]:
     """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""
     index = index.to(x.device)
-    times = table.t.to(x.device)
+    asked, keys = table.asked.to(x.device), table.noise_keys.tolist()
     history: deque[Tensor] = deque(maxlen=table.c.shape[1])
     with evaluating(model):
         for i, values in enumerate(columns(table, table.c.shape[1]).tolist()):
-            t, p, row = int(table.t[i]), int(table.p[i]), Row.of(values)
-            eps = predict(model, x, times[i].expand(len(x)))
+            t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values)
+            eps = predict(model, x, asked[i].expand(len(x))) if table.evaluated[i] else x
             z = None
             if row.s != 0:
-                z = normal(seed, Stream.STEP, index, x.shape[1:], t, x.dtype) if step_noise is None else step_noise[i]
+                z = (
+                    normal(seed, Stream.STEP, index, x.shape[1:], keys[i], x.dtype)
+                    if step_noise is None
+                    else step_noise[i]
+                )
                 z = z.to(x)
             x, x0, h = advance(row, x, eps, history, z)
             if h is not None:

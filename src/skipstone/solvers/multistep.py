@@ -42,11 +42,11 @@ class _Multistep:
         """For cells and tables: dpm_solver_pp2, adams_bashforth3_published, ..."""
         return f"{self.family}{self.order}" + ("_published" if self.variant == "published" else "")
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from noise to data over the visited steps (ascending ints)."""
+    def table(self, process: ForwardProcess, timesteps: Sequence[float]) -> StepTable:
+        """The table from noise to data over the visited steps (ascending)."""
         return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
 
-    def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+    def encode_table(self, process: ForwardProcess, timesteps: Sequence[float]) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
 
