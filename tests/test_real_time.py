@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_below_the_first_step_the_network_is_asked_there(process):
 def test_ddim_on_real_times_is_equations_12_and_16(process, karras, eta):
     table = solvers.DDIM(eta=eta).table(process, karras)
     times = [*karras[::-1], -1.0]
-    for i, (t, p) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, p) in enumerate(pairwise(times)):
         at, ap = process.alpha_bar(t).item(), process.alpha_bar(p).item()
         sigma = eta * math.sqrt((1 - ap) / (1 - at) * (1 - at / ap))
         a = math.sqrt(max(1 - ap - sigma**2, 0) / (1 - at))

@@ -221,7 +221,7 @@ class Sampler(nn.Module):
     """eps = Sampler(net, T)(x, t): a network in eval mode, its weights cast once and its time embedding tabled.
 
     net: a UNet on a GPU, whose weights are copied: `refresh` after they have changed.  num_steps: T.
-    x: float32 [N, C, H, W], t: int64 [N], or float64 [N] for real times, which are embedded at every call; eps is float32.
+    x: float32 [N, C, H, W], t: int64 [N], or real times, float64 [N], embedded at every call; eps is float32.
     """
 
     recordable = True  # see engine.slots

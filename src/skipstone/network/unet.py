@@ -32,7 +32,7 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: int64 or real [N]. Returns float64 [N, dim].
+    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: [N], int64 or real. Gives float64 [N, dim].
 
     In float64, so that devices agree: in float32 the last bit of a frequency turns the angle at t = 999 by 6e-5.
     """

@@ -4,9 +4,9 @@
     x_p = a x_f + b x0 + Σ_k c_k h_k + s z              z ~ N(0, I);  h_k: what the row k+1 rows ago left
     h   = u x_f + v x0                                  what this row leaves
 
-A row starts at step f, predicts x0 with the ᾱ of step t and lands on step p; −1 is clean data. f and t are equal, except
-where encoding starts on clean data, because no network was trained there. All three are stored, and none is inferred
-from a stride. They are int64, or float64 where a schedule visits real times.
+A row starts at step f, predicts x0 with the ᾱ of step t and lands on step p; −1 is clean data. f and t are equal,
+except where encoding starts on clean data, because no network was trained there. All three are stored, and none is
+inferred from a stride. They are int64, or float64 where a schedule visits real times.
 """
 
 import struct
@@ -165,7 +165,7 @@ def ascend(timesteps: Sequence[float], num_steps: int, to_data: bool, clip_x0: b
 def _checked(timesteps: Sequence[float], num_steps: int, to_data: bool) -> list[float]:
     steps = list(timesteps)
     real = any(isinstance(step, float) for step in steps)
-    inside = all((-1 < step if real else 0 <= step) and step <= num_steps - 1 for step in steps)  # not so of a nan
+    inside = all((step > -1 if real else step >= 0) and step <= num_steps - 1 for step in steps)  # not so of a nan
     if not steps or not inside or any(step >= later for step, later in pairwise(steps)):
         raise ValueError(
             f"visited steps must be ascending, unique and within 0 ... {num_steps - 1} (real times above -1), got "
