@@ -3,9 +3,9 @@
 Notation: `alpha_bar`, ᾱ_t, is the product of α_0 … α_t (Ho et al. 2020). The DDIM paper writes α_t for it. ᾱ_{−1} = 1
 is clean data. All coefficients are computed in float64 and cast once, at the end.
 
-The process has T steps. Between two of them log ᾱ is interpolated linearly, as DPM-Solver's code has it for a network of
-discrete steps (Lu et al. 2022), so that a sampler may visit real times. There is a kink at every step: a solver keeps its
-order down to errors of about 1e-7 at T = 1000, and loses it below.
+The process has T steps. Between two of them log ᾱ is interpolated linearly, as in DPM-Solver's code for a network of
+discrete steps (Lu et al. 2022), so that a sampler may visit real times. There is a kink at every step: a solver keeps
+its order down to errors of about 1e-7 at T = 1000, and loses it below.
 """
 
 import torch

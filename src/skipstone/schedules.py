@@ -1,8 +1,8 @@
 """Schedules: which of the T steps a sampler visits (the DDIM paper's sub-sequence τ, section 4.2).
 
 A schedule is called with T and returns the visited steps: a tuple of ints, ascending, unique, within 0 … T−1, or of
-floats (see `process`). It raises ValueError for a tau that it cannot take. `tau` is a stride in one schedule and a count
-in the others, so compare schedules by NFE, not by tau.
+floats (see `process`). It raises ValueError for a tau that it cannot take. `tau` is a stride in one schedule and a
+count in the others, so compare schedules by NFE, not by tau.
 """
 
 import math

@@ -140,12 +140,8 @@ def _rows(
             eps = predict(model, x, asked[i].expand(len(x))) if table.evaluated[i] else x
             z = None
             if row.s != 0:
-                z = (
-                    normal(seed, Stream.STEP, index, x.shape[1:], keys[i], x.dtype)
-                    if step_noise is None
-                    else step_noise[i]
-                )
-                z = z.to(x)
+                drawn = step_noise is None
+                z = normal(seed, Stream.STEP, index, x.shape[1:], keys[i], x.dtype) if drawn else step_noise[i].to(x)
             x, x0, h = advance(row, x, eps, history, z)
             if h is not None:
                 history.appendleft(h)

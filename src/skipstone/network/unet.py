@@ -32,9 +32,10 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: [N], int64 or real. Gives float64 [N, dim].
+    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: [N], int64 or real.
 
-    In float64, so that devices agree: in float32 the last bit of a frequency turns the angle at t = 999 by 6e-5.
+    Returns float64 [N, dim], so that devices agree: in float32 the last bit of a frequency turns the angle at t = 999
+    by 6e-5.
     """
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float64) * (-math.log(10_000) / (half - 1)))
@@ -225,13 +226,10 @@ class VelocityUNet(UNet):
 
     def read(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """eps as above, from F = output."""
-        signal, noise = self.signal, self.noise
         if t.is_floating_point():
-            signal, noise = (
-                root.to(level.dtype) for root, level in zip(self._process.roots(t), (signal, noise), strict=True)
-            )
+            signal, noise = (root.to(self.signal.dtype) for root in self._process.roots(t))
         else:
-            signal, noise = signal[t], noise[t]
+            signal, noise = self.signal[t], self.noise[t]
         return noise.view(-1, 1, 1, 1) * x + signal.view(-1, 1, 1, 1) * output
 
 

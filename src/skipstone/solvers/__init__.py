@@ -1,8 +1,30 @@
 """Solvers: each turns (process, visited steps) into a table of coefficients that the engine runs."""
 
-from skipstone.solvers.multistep import AdamsBashforth, DPMSolverPP
+from skipstone.solvers.afs import AFS
+from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
+from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
+from skipstone.solvers.program import Program
+from skipstone.solvers.programmed import DPMSolver, Heun
 from skipstone.solvers.reach import reach
+from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
 from skipstone.solvers.table import Solver, StepTable
 
-__all__ = ["DDIM", "AdamsBashforth", "DPMSolverPP", "ProbabilityFlow", "Solver", "StepTable", "reach"]
+__all__ = [
+    "AFS",
+    "DDIM",
+    "DEIS",
+    "AdamsBashforth",
+    "DPMSolver",
+    "DPMSolverPP",
+    "Heun",
+    "ProbabilityFlow",
+    "Program",
+    "Restart",
+    "SASolver",
+    "SDEDPMSolverPP",
+    "Solver",
+    "StepTable",
+    "UniPC",
+    "reach",
+]

@@ -1,6 +1,5 @@
 """One-step solvers: generalised DDIM and Euler's method on the probability-flow ODE."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skipstone.process import ForwardProcess
-from skipstone.solvers.table import Path, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
+from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class DDIM:
                 "can go negative; choose eta in [0, 1]."
             )
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[float]) -> StepTable:
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending)."""
         path = descend(timesteps, process.num_steps, self.to_data)
         signal_t, noise_t = torch.sqrt(process.alpha_bar(path.t)), torch.sqrt(process.one_minus_alpha_bar(path.t))
@@ -71,7 +70,7 @@ class DDIM:
             sigma = self._large_sigma(process, path)
         return StepTable.build(process, path, a, b, sigma, clip_x0=self.clip_x0)
 
-    def encode_table(self, process: ForwardProcess, timesteps: Sequence[float]) -> StepTable:
+    def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise: Eq. 13 run upwards, which needs eta = 0.
 
         It starts on clean data if `to_data`, else at the first visited step.
@@ -126,12 +125,12 @@ class ProbabilityFlow:
     to_data: bool = True
     clip_x0: bool = False
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[float]) -> StepTable:
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending)."""
         path = descend(timesteps, process.num_steps, self.to_data)
         return StepTable.build(process, path, *self._rows(process, path), clip_x0=self.clip_x0)
 
-    def encode_table(self, process: ForwardProcess, timesteps: Sequence[float]) -> StepTable:
+    def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         path = ascend(timesteps, process.num_steps, self.to_data, self.clip_x0)
         return StepTable.build(process, path, *self._rows(process, path))

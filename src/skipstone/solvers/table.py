@@ -22,6 +22,8 @@ from torch import Tensor
 from skipstone.process import ForwardProcess
 from skipstone.rng import philox
 
+Steps = Sequence[float]  # the visited steps: ints or floats, ascending
+
 
 class Path(NamedTuple):
     """Where each row starts (f), asks the network (t) and lands (p): int64 or float64 [S], in the order of the rows."""
@@ -140,17 +142,17 @@ class Solver(Protocol):
     @property
     def name(self) -> str: ...
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[float]) -> StepTable: ...
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable: ...
 
 
-def descend(timesteps: Sequence[float], num_steps: int, to_data: bool) -> Path:
+def descend(timesteps: Steps, num_steps: int, to_data: bool) -> Path:
     """From the last visited step to the first, and on to clean data if `to_data`."""
     visited = _checked(timesteps, num_steps, to_data)
     path = _as_tensor(visited[::-1] + ([-1] if to_data else []))
     return Path(path[:-1], path[:-1], path[1:])
 
 
-def ascend(timesteps: Sequence[float], num_steps: int, to_data: bool, clip_x0: bool) -> Path:
+def ascend(timesteps: Steps, num_steps: int, to_data: bool, clip_x0: bool) -> Path:
     """From clean data if `to_data`, else from the first visited step, up to the last.
 
     The row that starts on clean data asks the network at the first visited step. Raises ValueError for clip_x0.
@@ -162,7 +164,7 @@ def ascend(timesteps: Sequence[float], num_steps: int, to_data: bool, clip_x0: b
     return Path(path[:-1], path[:-1].clamp(min=visited[0]), path[1:])
 
 
-def _checked(timesteps: Sequence[float], num_steps: int, to_data: bool) -> list[float]:
+def _checked(timesteps: Steps, num_steps: int, to_data: bool) -> list[float]:
     steps = list(timesteps)
     real = any(isinstance(step, float) for step in steps)
     inside = all((step > -1 if real else step >= 0) and step <= num_steps - 1 for step in steps)  # not so of a nan
