@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from scipy.integrate import quad
 
 from skipstone import ForwardProcess, engine, noise, schedules, solvers
@@ -464,3 +465,26 @@ def test_a_program_whose_rows_do_not_consist_is_refused(process):
 def test_impossible_settings_are_refused(build, said):
     with pytest.raises(ValueError, match=said):
         build()
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("heun", solvers.Heun()),
+        ("dpm_solver", solvers.DPMSolver()),
+        ("unipc", solvers.UniPC()),
+        ("deis", solvers.DEIS(3)),
+        ("sa_solver", solvers.SASolver()),
+        ("sde_dpm_solver_pp", solvers.SDEDPMSolverPP()),
+        ("restart", solvers.Restart()),
+        ("afs", solvers.AFS(solvers.AdamsBashforth(4, "published"))),
+    ],
+)
+def test_options_of_conf_are_the_defaults(composed, option, expected):
+    config = composed(f"solver={option}", "schedule=karras", "tau=6")
+    solver = instantiate(config.solver)
+    ours = solver.table(PROCESS, instantiate(config.schedule)(1000))
+    table = expected.table(PROCESS, schedules.Karras(6, PROCESS.betas)(1000))
+    assert solver.name == expected.name
+    for column in ("t", "a", "b", "c", "s"):
+        assert torch.equal(getattr(ours, column), getattr(table, column))
