@@ -183,7 +183,7 @@ def test_order_of_convergence(solver, order):
     """Over the last doubling of NFE at which rounding is not yet seen."""
     errors, nfes = [], []
     for nfe in NFES:
-        stages = 1 if not hasattr(solver, "_most") else solver._most(1)
+        stages = 1 if not hasattr(solver, "most") else solver.most(1)
         table = solver.table(FINE, even_in_lambda(nfe // stages))
         nfes.append(table.nfe)
         errors.append(deterministic_error(table))

@@ -40,7 +40,7 @@ class UniPC(Programmed):
         """unipc3, or unip3 without the corrector."""
         return f"{'unipc' if self.corrector else 'unip'}{self.order}"
 
-    def _walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
+    def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         seen: list[Seen] = []  # the latest first
         corrected = x
         for s, t in pairwise(levels):
@@ -97,7 +97,7 @@ class SASolver(Programmed):
     corrector: int = 3
     tau: float = 1.0
 
-    _quieter: ClassVar[str] = "set solver.tau=0"
+    quieter: ClassVar[str] = "set solver.tau=0"
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4) or self.corrector not in (0, 1, 2, 3, 4):
@@ -114,10 +114,10 @@ class SASolver(Programmed):
         return f"sa_solver{self.order}c{self.corrector}_tau{self.tau:g}"
 
     @property
-    def _noisy(self) -> bool:
+    def noisy(self) -> bool:
         return self.tau > 0
 
-    def _walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
+    def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         seen: list[Seen] = []  # the latest first
         corrected, z = x, program.noise()
         for s, t in pairwise(levels):
@@ -153,7 +153,7 @@ class SDEDPMSolverPP(Programmed):
 
     order: int = 2
 
-    _noisy: ClassVar[bool] = True
+    noisy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2):
@@ -164,7 +164,7 @@ class SDEDPMSolverPP(Programmed):
         """sde_dpm_solver_pp1 or sde_dpm_solver_pp2."""
         return f"sde_dpm_solver_pp{self.order}"
 
-    def _walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
+    def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         before: Seen | None = None
         for s, t in pairwise(levels):
             if t.sigma == 0:

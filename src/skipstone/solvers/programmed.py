@@ -18,7 +18,7 @@ from skipstone.solvers.table import Path, Steps, StepTable, ascend, descend
 
 @dataclass(frozen=True, kw_only=True)
 class Programmed:
-    """A solver whose `_walk` writes a program.
+    """A solver whose `walk` writes a program.
 
     to_data: take the last step to clean data. False stops at the first visited step.
     clip_x0: clip the predicted x0 to [−1, 1].
@@ -33,8 +33,8 @@ class Programmed:
 
     def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
-        if self._noisy:
-            raise ValueError(f"solver={self.name} adds noise, and encoding must be deterministic: {self._quieter}.")
+        if self.noisy:
+            raise ValueError(f"solver={self.name} adds noise, and encoding must be deterministic: {self.quieter}.")
         return self._compiled(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
 
     @property
@@ -42,42 +42,42 @@ class Programmed:
         """For cells and tables."""
         raise NotImplementedError
 
-    _noisy: ClassVar[bool] = False
-    _quieter: ClassVar[str] = "choose a solver without noise"
+    noisy: ClassVar[bool] = False
+    quieter: ClassVar[str] = "choose a solver without noise"
 
-    def _most(self, steps: int) -> int:
+    def most(self, steps: int) -> int:
         """Rows that so many steps take, at most."""
         return steps
 
-    def _walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
+    def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         """The program: from x at the first level to the register at the last."""
         raise NotImplementedError
 
     def _compiled(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
-        program = Program(process, self._most(len(path.t)))
+        program = Program(process, self.most(len(path.t)))
         levels = program.levels(torch.cat([path.f[:1], path.p]))
-        x = self._walk(program, program.start, levels)
+        x = self.walk(program, program.start, levels)
         return program.compiled(x, levels[-1], not path.t.is_floating_point(), clip_x0)
 
 
-class _OneStep(Programmed):
+class OneStep(Programmed):
     """A solver that takes each step from its start alone."""
 
-    def _walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
+    def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         for s, t in pairwise(levels):
-            x = self._step(program, x, s, t)
+            x = self.step(program, x, s, t)
         return x
 
-    def _step(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
-        return program.ddim(x, s, t) if s.sigma == 0 or t.sigma == 0 else self._inner(program, x, s, t)
+    def step(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
+        return program.ddim(x, s, t) if s.sigma == 0 or t.sigma == 0 else self.inner(program, x, s, t)
 
-    def _inner(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
+    def inner(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
         """The step between two levels of noise."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class DPMSolver(_OneStep):
+class DPMSolver(OneStep):
     """DPM-Solver, singlestep (Lu et al. 2022, algorithms 1 and 2), and DPM-Solver++ with predicts="x0".
 
     A step takes as many evaluations as its order, at times between the visited ones, even in λ. The last takes one.
@@ -100,10 +100,10 @@ class DPMSolver(_OneStep):
         """dpm_solver2, dpm_solver_pp3s, …"""
         return f"dpm_solver{self.order}" if self.predicts == "eps" else f"dpm_solver_pp{self.order}s"
 
-    def _most(self, steps: int) -> int:
+    def most(self, steps: int) -> int:
         return self.order * steps
 
-    def _inner(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
+    def inner(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
         step = {("eps", 2): self._eps2, ("eps", 3): self._eps3, ("x0", 2): self._x0_2, ("x0", 3): self._x0_3}
         return step[self.predicts, self.order](program, x, s, t)
 
@@ -148,7 +148,7 @@ class DPMSolver(_OneStep):
 
 
 @dataclass(frozen=True)
-class Heun(_OneStep):
+class Heun(OneStep):
     """Heun's method in r = √((1−ᾱ)/ᾱ), EDM's σ (Karras et al. 2022, algorithms 1 and 2): order 2, two evaluations.
 
     churn:     EDM's S_churn: before a step, noise lifts its start from r to r̂ = (1 + γ) r with γ = churn/steps, at most
@@ -163,7 +163,7 @@ class Heun(_OneStep):
     s_max: float = math.inf
     s_noise: float = 1.0
 
-    _quieter: ClassVar[str] = "set solver.churn=0"
+    quieter: ClassVar[str] = "set solver.churn=0"
 
     def __post_init__(self) -> None:
         if not (0 <= self.churn < math.inf and 0 <= self.s_min <= self.s_max and 0 < self.s_noise < math.inf):
@@ -178,21 +178,21 @@ class Heun(_OneStep):
         return f"heun_churn{self.churn:g}" if self.churn else "heun"
 
     @property
-    def _noisy(self) -> bool:
+    def noisy(self) -> bool:
         return self.churn > 0
 
-    def _most(self, steps: int) -> int:
+    def most(self, steps: int) -> int:
         return 2 * steps
 
-    def _walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
+    def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         gamma = min(self.churn / (len(levels) - 1), math.sqrt(2) - 1)
         for i, (s, t) in enumerate(pairwise(levels)):
             if i > 0 and gamma > 0 and self.s_min <= s.r <= self.s_max:
                 x, s = lifted(program, x, s, (1 + gamma) * s.r, self.s_noise)
-            x = self._step(program, x, s, t)
+            x = self.step(program, x, s, t)
         return x
 
-    def _inner(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
+    def inner(self, program: Program, x: Tensor, s: Level, t: Level) -> Tensor:
         eps = program.predict_eps(x, s)
         y = t.alpha * (x / s.alpha + (t.r - s.r) * eps)
         return t.alpha * (x / s.alpha + (t.r - s.r) * (eps + program.predict_eps(y, t)) / 2)

@@ -31,7 +31,7 @@ class Restart(Programmed):
     s_noise: float = 1.0
 
     name: ClassVar[str] = "restart"
-    _noisy: ClassVar[bool] = True
+    noisy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for interval in self.intervals:
@@ -42,15 +42,15 @@ class Restart(Programmed):
                     "repeats, low, high] with at least 2 steps, at least 1 repeat and 0 < low < high."
                 )
 
-    def _most(self, steps: int) -> int:
+    def most(self, steps: int) -> int:
         return 2 * (steps + sum(int(count - 1) * int(repeats) for count, repeats, _, _ in self.intervals))
 
-    def _walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
+    def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         heun, last = Heun(), program.levels(torch.tensor([program.process.num_steps - 1]))[0]
         noisy = [i for i, level in enumerate(levels) if i > 0 and level.sigma > 0]
         places = [min(noisy, key=lambda i: abs(levels[i].r - interval[2]), default=0) for interval in self.intervals]
         for i, (s, t) in enumerate(pairwise(levels), start=1):
-            x = heun._step(program, x, s, t)
+            x = heun.step(program, x, s, t)
             for place, (steps, repeats, _, high) in zip(places, self.intervals, strict=True):
                 if i != place:
                     continue
@@ -64,5 +64,5 @@ class Restart(Programmed):
                     x, above = lifted(program, x, t, high, self.s_noise)
                     inner = [above, *(program.at_ratio(float(root**_RHO)) for root in roots[1:-1]), t]
                     for upper, lower in pairwise(inner):
-                        x = heun._step(program, x, upper, lower)
+                        x = heun.step(program, x, upper, lower)
         return x
