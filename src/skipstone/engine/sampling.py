@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.engine.gradients import differentiable
 from skipstone.engine.packing import sample_many
 from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts, take
 from skipstone.engine.slots import recordable
@@ -37,6 +38,7 @@ def sample(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    grad: bool = False,
 ) -> Tensor:
     """Run the table to its end. One state is kept, not the trajectory.
 
@@ -52,10 +54,13 @@ def sample(
                 equal bit for bit whatever n is. Default: n, at most 256.
     dtype:      of the trajectory. The network keeps its own precision.
     progress:   called after each network call with the numbers of calls done and of all calls.
+    grad:       whether the result has gradients with respect to `start`, to the network's parameters and to the columns
+                of the table. A row is run again when its gradient is asked for, so memory holds the activations of one
+                row, and of every row what it starts from.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device.
     Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
-    if step_noise is None and recordable(model):
+    if step_noise is None and recordable(model) and not grad:
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
         return sample_many(model, [table], n, shape, **asked)[0]
     count, shape = count_and_shape(n, shape, start)
@@ -69,16 +74,23 @@ def sample(
     for first in range(0, count, size):
         index = torch.arange(first, first + size)
         kept = min(size, count - first)
-        x = starts(model, shape, seed, index, start, dtype)
         z = None if step_noise is None else take(step_noise, index, dim=1)
         done = len(batches) * table.nfe
+        if grad:
+            with torch.enable_grad():
+                x = starts(model, shape, seed, index, start, dtype)
+                batches.append(differentiable(model, table, x, index, seed, z)[:kept])
+            progress(done + table.nfe, total)
+            continue
+        x = starts(model, shape, seed, index, start, dtype)
         for asked, step in zip(table.evaluated.tolist(), _rows(model, table, x, index, seed, z), strict=True):
             x = step.x
             done += asked
             if asked:
                 progress(done, total)
         batches.append(x[:kept])
-    return torch.cat(batches)
+    with torch.set_grad_enabled(grad):
+        return torch.cat(batches)
 
 
 @torch.no_grad()

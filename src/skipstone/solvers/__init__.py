@@ -3,8 +3,10 @@
 from skipstone.solvers.afs import AFS
 from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
 from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
+from skipstone.solvers.portable import load_table, save_table
 from skipstone.solvers.program import Program
 from skipstone.solvers.programmed import DPMSolver, Heun
+from skipstone.solvers.proof import Proof, prove
 from skipstone.solvers.reach import reach
 from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
@@ -20,11 +22,15 @@ __all__ = [
     "Heun",
     "ProbabilityFlow",
     "Program",
+    "Proof",
     "Restart",
     "SASolver",
     "SDEDPMSolverPP",
     "Solver",
     "StepTable",
     "UniPC",
+    "load_table",
+    "prove",
     "reach",
+    "save_table",
 ]
