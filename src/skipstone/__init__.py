@@ -21,6 +21,12 @@ _HOMES = {
     "load": "store.models",
     "prove": "solvers",
 }
+    "ForwardProcess": "process",
+    "UNet": "network.unet",
+    "VelocityUNet": "network.unet",
+    "load": "store.models",
+    "prove": "solvers",
+}
 
 
 def __getattr__(name: str) -> Any:

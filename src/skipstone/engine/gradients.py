@@ -1,6 +1,5 @@
 """A table run so that its result has gradients, row by row from checkpoints."""
 
-import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 

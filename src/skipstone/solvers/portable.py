@@ -52,10 +52,10 @@ def load_table(path: str | os.PathLike, process: ForwardProcess | None = None) -
         data = json.loads(text)
     except ValueError as error:  # of JSON, and of UTF-8
         raise ValueError(
-            f"{path} is no step table: it is not JSON ({error}); give a file that save_table() wrote."
+            f"{path} is no step table: it is not JSON ({error}); name a table's file."
         ) from None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise ValueError(f'{path} is no step table: "format" is not "{_FORMAT}"; give a file that save_table() wrote.')
+        raise ValueError(f'{path} is no step table: "format" is not "{_FORMAT}"; name a table's file.')
     if data.get("version") != _VERSION:
         raise ValueError(f"{path} has version {data.get('version')!r}, and version {_VERSION} is read here: update.")
     try:
