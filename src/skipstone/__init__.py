@@ -21,12 +21,6 @@ _HOMES = {
     "load": "store.models",
     "prove": "solvers",
 }
-    "ForwardProcess": "process",
-    "UNet": "network.unet",
-    "VelocityUNet": "network.unet",
-    "load": "store.models",
-    "prove": "solvers",
-}
 
 
 def __getattr__(name: str) -> Any:

@@ -51,11 +51,9 @@ def load_table(path: str | os.PathLike, process: ForwardProcess | None = None) -
         text = File(path).read_text(encoding="utf-8")
         data = json.loads(text)
     except ValueError as error:  # of JSON, and of UTF-8
-        raise ValueError(
-            f"{path} is no step table: it is not JSON ({error}); name a table's file."
-        ) from None
+        raise ValueError(f"{path} is no step table: it is not JSON ({error}); give the file of a table.") from None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise ValueError(f'{path} is no step table: "format" is not "{_FORMAT}"; name a table's file.')
+        raise ValueError(f'{path} is no step table: "format" is not "{_FORMAT}"; give the file of a table.')
     if data.get("version") != _VERSION:
         raise ValueError(f"{path} has version {data.get('version')!r}, and version {_VERSION} is read here: update.")
     try:
