@@ -10,7 +10,7 @@ To read: `reference.py` is DDIM in a dozen lines, `step.py` is one row of a tabl
 from skipstone.engine.inversion import Inversion, invert, require_invertible
 from skipstone.engine.packing import sample_many
 from skipstone.engine.request import LARGEST_DEFAULT_BATCH, require_noise
-from skipstone.engine.sampling import Step, sample, slerp, trajectory
+from skipstone.engine.sampling import Step, sample, sample_pair, slerp, trajectory
 from skipstone.engine.step import Model, evaluating, warm_up
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "require_noise",
     "sample",
     "sample_many",
+    "sample_pair",
     "slerp",
     "trajectory",
     "warm_up",

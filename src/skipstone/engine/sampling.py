@@ -17,12 +17,16 @@ from skipstone.solvers import StepTable
 
 
 class Step(NamedTuple):
-    """The state after the row t → p: x_p, and the predicted x0 that it was made from, both [N, C, H, W]."""
+    """The state after the row t → p: x_p, the x0 that it was made from, and what the row has left, each [N, C, H, W].
+
+    Where the table has no history, nothing is left.
+    """
 
     t: float  # an int where the table has integers
     p: float
     x: Tensor
     x0: Tensor
+    left: Tensor | None
 
 
 @torch.no_grad()
@@ -103,11 +107,13 @@ def trajectory(
     seed: int = 0,
     start: Tensor | None = None,
     step_noise: Tensor | None = None,
+    left: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
     """Run the table in one batch and yield every step.
 
-    Arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
+    left: what a row before the first has left, like start, for a table that goes on from another.
+    Other arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
     A Module stays in eval mode until the iterator is exhausted or closed.
     """
     count, shape = count_and_shape(n, shape, start)
@@ -116,7 +122,22 @@ def trajectory(
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
     index = torch.arange(count)
-    yield from _rows(model, table, starts(model, shape, seed, index, start, dtype), index, seed, step_noise)
+    x = starts(model, shape, seed, index, start, dtype)
+    yield from _rows(model, table, x, index, seed, step_noise, left)
+
+
+def sample_pair(
+    model: Model, table: StepTable, start: Tensor, left: Tensor | None = None, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Run a table of two states, such as BELM's, in one batch: the end, and what the last row has left.
+
+    Arguments as for `trajectory`. Raises ValueError for a table without history.
+    """
+    if not table.c.shape[1]:
+        raise ValueError("this table has one state, not two: use engine.sample.")
+    for step in trajectory(model, table, start=start, left=left, dtype=dtype):
+        end = step
+    return end.x, end.left
 
 
 def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tuple[int, ...]) -> None:
@@ -140,12 +161,18 @@ def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
 
 
 def _rows(
-    model: Model, table: StepTable, x: Tensor, index: Tensor, seed: int, step_noise: Tensor | None
+    model: Model,
+    table: StepTable,
+    x: Tensor,
+    index: Tensor,
+    seed: int,
+    step_noise: Tensor | None,
+    left: Tensor | None = None,
 ) -> Iterator[Step]:
     """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""
     index = index.to(x.device)
     asked, keys = table.asked.to(x.device), table.noise_keys.tolist()
-    history: deque[Tensor] = deque(maxlen=table.c.shape[1])
+    history: deque[Tensor] = deque(() if left is None else (left.to(x),), maxlen=table.c.shape[1])
     with evaluating(model):
         for i, values in enumerate(columns(table, table.c.shape[1]).tolist()):
             t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values)
@@ -157,4 +184,4 @@ def _rows(
             x, x0, h = advance(row, x, eps, history, z)
             if h is not None:
                 history.appendleft(h)
-            yield Step(t, p, x, x0)
+            yield Step(t, p, x, x0, h)

@@ -1,6 +1,7 @@
 """Solvers: each turns (process, visited steps) into a table of coefficients that the engine runs."""
 
 from skipstone.solvers.afs import AFS
+from skipstone.solvers.belm import BELM
 from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
 from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
 from skipstone.solvers.portable import load_table, save_table
@@ -14,6 +15,7 @@ from skipstone.solvers.table import Solver, StepTable
 
 __all__ = [
     "AFS",
+    "BELM",
     "DDIM",
     "DEIS",
     "AdamsBashforth",
