@@ -423,7 +423,7 @@ def test_nfe_is_reached_by_solvers_of_several_evaluations(process):
         reach(solvers.Heun(), schedules.Linspace, process, 10)
 
 
-def test_a_program_whose_rows_do_not_consist_is_refused(process):
+def test_an_inconsistent_program_is_refused(process):
     def program(write):
         program = Program(process, 4)
         s, t = program.levels(torch.tensor([999, 500]))
@@ -439,9 +439,11 @@ def test_a_program_whose_rows_do_not_consist_is_refused(process):
         program.predict(y, t)
         return x  # without the noise that the network has seen
 
-    with pytest.raises(ValueError, match=r"row 0 of the program does not consist: of an image without noise it keeps"):
+    with pytest.raises(ValueError, match="adds none before its first evaluation"):
+        program(lambda program, x, s, t: program.noise())()
+    with pytest.raises(ValueError, match=r"row 0 of the program is inconsistent: of an image without noise it keeps"):
         program(short)()
-    with pytest.raises(ValueError, match="row 1 of the program does not consist: the start and the noise"):
+    with pytest.raises(ValueError, match="row 1 of the program is inconsistent: the start and the noise"):
         program(forgetful)()
 
 

@@ -17,7 +17,7 @@ from diffusers import (
 )
 
 from skipstone import ForwardProcess, engine, noise, schedules
-from skipstone.solvers import DEIS, AdamsBashforth, DPMSolver, Heun, SASolver, SDEDPMSolverPP, UniPC
+from skipstone.solvers import BELM, DEIS, AdamsBashforth, DPMSolver, Heun, SASolver, SDEDPMSolverPP, UniPC
 
 OURS = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="linspace")
 MULTISTEP = OURS | dict(final_sigmas_type="zero")
@@ -176,6 +176,7 @@ def slope(errors, nfes):
         (AdamsBashforth(4, to_data=False), 4),
         (SASolver(3, 0, tau=0.0, to_data=False), 3),
         (SASolver(2, 2, tau=0.0, to_data=False), 3),
+        (BELM(to_data=False), 2),
     ],
     ids=name,
 )

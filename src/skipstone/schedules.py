@@ -177,9 +177,8 @@ class Karras:
 
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         _require_tau(self, "count", num_steps)
-        _require_rho(self.rho)
         process = ForwardProcess(self.betas)
-        first, last = (torch.sqrt(1 / process.alpha_bar(t) - 1).item() for t in (0, num_steps - 1))
+        first, last = torch.sqrt(1 / process.alpha_bar(torch.tensor([0, num_steps - 1])) - 1).tolist()
         low = first if self.sigma_min is None else self.sigma_min
         high = last if self.sigma_max is None else self.sigma_max
         if not 0 < low < high <= last:
@@ -187,8 +186,7 @@ class Karras:
                 f"schedule.sigma_min={low:g} and schedule.sigma_max={high:g} are not allowed: they must satisfy "
                 f"0 < sigma_min < sigma_max <= {last:g}, the largest noise of this process."
             )
-        r = _even(high, low, self.tau, self.rho)
-        times = process.step_at(-torch.log1p(r**2)).tolist()  # ᾱ = 1/(1 + r²)
+        times = process.step_at(-torch.log1p(_even(high, low, self.tau, self.rho) ** 2)).tolist()  # ᾱ = 1/(1 + r²)
         if self.sigma_max is None:
             times[-1] = float(num_steps - 1)  # to the last bit
         if self.sigma_min is None and self.tau > 1:
@@ -209,13 +207,12 @@ class Polynomial:
 
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         _require_tau(self, "count", num_steps)
-        _require_rho(self.rho)
         return tuple((_even(float(num_steps), 1.0, self.tau, self.rho) - 1).tolist())
 
 
 @dataclass(frozen=True)
 class TimeUniform:
-    """tau real times, evenly spaced from 0 to T−1 (DPM-Solver's time_uniform). `tau` is a count; 1 visits T−1 alone."""
+    """tau real times, evenly spaced from 0 to T−1, as DPM-Solver names them. `tau` is a count; 1 visits T−1 alone."""
 
     name: ClassVar[str] = "time_uniform"
     tau: int
@@ -225,13 +222,10 @@ class TimeUniform:
         return tuple((_even(float(num_steps), 1.0, self.tau, 1.0) - 1).tolist())
 
 
-def _require_rho(rho: float) -> None:
-    if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 1 <= rho < float("inf"):
-        raise ValueError(f"schedule.rho={rho!r} is not allowed: rho is a number of at least 1.")
-
-
 def _even(high: float, low: float, count: int, rho: float) -> Tensor:
     """`count` numbers from low up to high, even in their rho-th root, both ends exact: float64; one is high alone."""
+    if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 1 <= rho < float("inf"):
+        raise ValueError(f"schedule.rho={rho!r} is not allowed: rho is a number of at least 1.")
     ends = high ** (1 / rho), low ** (1 / rho)
     numbers = torch.linspace(*ends, count, dtype=torch.float64).flip(0) ** rho
     numbers[0] = low

@@ -32,10 +32,9 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: [N], int64 or real.
+    """Sinusoids of t, int64 or real [N] (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). Gives float64 [N, dim].
 
-    Returns float64 [N, dim], so that devices agree: in float32 the last bit of a frequency turns the angle at t = 999
-    by 6e-5.
+    In float64, so that devices agree: in float32 the last bit of a frequency turns the angle at t = 999 by 6e-5.
     """
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float64) * (-math.log(10_000) / (half - 1)))

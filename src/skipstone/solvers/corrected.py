@@ -119,7 +119,7 @@ class SASolver(Programmed):
 
     def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         seen: list[Seen] = []  # the latest first
-        corrected, z = x, program.noise()
+        corrected = z = x
         for s, t in pairwise(levels):
             if s.sigma == 0 or t.sigma == 0:
                 x = program.ddim(x, s, t)

@@ -96,7 +96,9 @@ class Program:
         return (x - at.alpha * self.predict(x, at, start)) / at.sigma
 
     def noise(self) -> Tensor:
-        """Fresh z, of which there is one between two evaluations."""
+        """Fresh z, of which there is one between two evaluations, and none before the first."""
+        if not self._asked:
+            raise ValueError("a program starts from noise, so it adds none before its first evaluation.")
         return self._symbol(2 * len(self._asked))
 
     def ddim(self, x: Tensor, s: Level, t: Level) -> Tensor:
@@ -137,7 +139,7 @@ class Program:
             value, scale = float(register @ values), float(register.abs() @ values)
             if not abs(value - level.alpha) <= _EXACT * max(scale, 1.0):
                 raise ValueError(
-                    f"row {i - 1} of the program does not consist: of an image without noise it keeps {value:.6g}, "
+                    f"row {i - 1} of the program is inconsistent: of an image without noise it keeps {value:.6g}, "
                     f"and must keep {level.alpha:.6g} at t={level.t:g}; correct its weights."
                 )
             if i < len(self._asked):
@@ -152,12 +154,12 @@ class Program:
         b, s = float(goal[1 + 2 * i]), float(goal[2 + 2 * i])
         goal, state = goal[: 1 + 2 * i], state[: 1 + 2 * i]
         held = state[::2].abs().argmax()
-        a = float(goal[::2][held] / state[::2][held])
+        a = float(goal[::2][held] / state[::2][held]) if state[::2][held] != 0 else 0.0
         rest = goal - a * state
         scale = float((goal.abs() + abs(a) * state.abs()).max())
         if bool((rest[::2].abs() > _EXACT * scale).any()):
             raise ValueError(
-                f"row {i} of the program does not consist: the start and the noise that it holds are not those of the "
+                f"row {i} of the program is inconsistent: the start and the noise that it holds are not those of the "
                 "state that the network has seen; write it with that state."
             )
         past = rest[1::2].flip(0)  # the latest first
