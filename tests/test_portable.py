@@ -1,10 +1,12 @@
 """Tables in files, and what is shown of a table without a network."""
 
+import csv
 import dataclasses
 import json
 
 import pytest
 import torch
+from shell import python
 
 from skipstone import ForwardProcess, noise, schedules, solvers
 from skipstone.solvers import StepTable
@@ -103,3 +105,33 @@ def test_a_proof_sees_what_is_wrong():
         solvers.prove(table, ForwardProcess(noise.cosine()))
     with pytest.raises(ValueError, match="is not linear"):
         solvers.prove(TABLES[0], PROCESS)
+
+
+def test_a_stored_table_stands_in_for_a_solver(tmp_path):
+    path = tmp_path / "unipc7.json"
+    solvers.save_table(TABLES[1], path)
+    stored = solvers.Stored(str(path))
+    assert (stored.name, stored.table(PROCESS).nfe) == ("table_unipc7", 7)
+    assert torch.equal(stored.table(PROCESS).a, TABLES[1].a)
+    with pytest.raises(ValueError, match="brings its own steps: use schedule=custom"):
+        stored.table(PROCESS, (0, 999))
+    with pytest.raises(ValueError, match=r"has clip_x0=false: set solver.clip_x0"):
+        solvers.Stored(str(path), clip_x0=True).table(PROCESS)
+    with pytest.raises(ValueError, match=r"cannot be read .No such file"):
+        solvers.Stored(str(tmp_path / "none.json")).table(PROCESS)
+
+
+def test_train_py_samples_a_stored_table(tmp_path):
+    """As a user types it, on a process of 100 steps; then on another process, which is refused in one sentence."""
+    process = ForwardProcess(noise.linear(100, rescale=True))
+    path = tmp_path / "heun.json"
+    solvers.save_table(solvers.Heun().table(process, schedules.Karras(3, process.betas)(100)), path)
+    words = ["experiment=smoke", "logger=none", f"paths.outputs={tmp_path}", "solver=table", f"solver.path={path}"]
+    words += ["schedule=custom", "schedule.timesteps=[]", "tau=null", "noise.num_steps=100"]
+    done = python("train.py", *words, "noise=rescaled")
+    assert done.returncode == 0, done.stderr
+    (row,) = csv.DictReader(next(tmp_path.glob("runs/*/*/evaluation.csv")).open())
+    assert (row["solver"], row["schedule"], row["nfe"]) == ("table_heun", "custom", "5")
+    failed = python("train.py", *words, "noise=cosine")
+    assert failed.returncode != 0
+    assert failed.stderr.splitlines()[-1].startswith("error: this table is for another process")

@@ -11,6 +11,7 @@ from skipstone.solvers.proof import Proof, prove
 from skipstone.solvers.reach import reach
 from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
+from skipstone.solvers.stored import Stored
 from skipstone.solvers.table import Solver, StepTable
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SDEDPMSolverPP",
     "Solver",
     "StepTable",
+    "Stored",
     "UniPC",
     "load_table",
     "prove",
