@@ -78,7 +78,7 @@ resume = "train.py resume=outputs/sweeps/past"
 # fmt: off
 TYPOS = [
     Case("a schedule that there is not", "train.py schedule=expo",
-         r"schedule=expo is unknown: choose one of custom, exp, leading, .*uniform"),
+         r"schedule=expo is unknown: choose one of custom, exp, karras, leading, .*uniform"),
     Case("a data set misspelt", "train.py dataset=mnsit",
          r"dataset=mnsit is unknown: choose one of cifar10, .*mnist5k"),
     Case("a key misspelt", "train.py tua=7", r"there is no key tua \(in tua=7\): did you mean .*tau"),
@@ -148,7 +148,7 @@ VALUES = [
     Case("further schedules as a list", "train.py evaluation.schedules=[quad]",
          r"evaluation.schedules=\['quad'\] is not allowed: it is null or such as"),
     Case("a further schedule that there is not", "train.py 'evaluation.schedules={expo: null}'",
-         r"names expo, which is unknown there: choose among exp, leading"),
+         r"names expo, which is unknown there: choose among exp, karras, leading"),
     Case("too few images for the features", "train.py evaluation.images=8",
          r"8 images are too few to estimate a covariance on 8 features: at least 9 are needed"),
     Case("a classifier that is neither", "train.py metrics.classifier=perhaps",

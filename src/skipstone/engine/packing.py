@@ -71,7 +71,7 @@ def sample_many(
 ) -> list[Tensor]:
     """n samples of every table, from the same start noise, in batches that stay full to the end.
 
-    tables:     at least one; their lengths may differ.
+    tables:     at least one; their lengths may differ. If any has real times, the network gets float64 t for all.
     batch_size: number of slots. Every network call has this batch. Default: all samples, at most 256.
     Other arguments as for `sample`.
     Returns one [n, C, H, W] per table: what `sample` gives for it, to the rounding of another batch. All samples stay
