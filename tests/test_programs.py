@@ -207,7 +207,7 @@ def sa_solver(steps, x, order, corrector, tau):
                 basis = math.prod((v - o) / (nodes[j] - o) for o in others)
                 return math.exp(v - tau**2 * (lam(t) - v)) * (1 + tau**2) * basis
 
-            new += sigma(t) * quad(integrand, lam(s), lam(t), epsabs=0, epsrel=2e-14)[0] * x0
+            new += sigma(t) * quad(integrand, lam(s), lam(t), epsabs=0, epsrel=1e-13)[0] * x0
         return new
 
     times = [*reversed(steps)]
