@@ -137,6 +137,9 @@ def networks():
         report("network", (fused.predict(net, x, t),), (reference,), list(net.parameters()))
         sampler = fused.Sampler(net, 1000, torch.float32)
         print("sampler", ((sampler(x, t) - reference).norm() / reference.norm()).item())
+        real = t.double() * 0.999
+        between = net(x, real)
+        print("sampler_at_real_times", ((sampler(x, real) - between).norm() / between.norm()).item())
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.mul_(1.1)

@@ -63,6 +63,23 @@ def test_a_recorded_step_is_the_step(unet, process):
 
 @pytest.mark.gpu
 @on_gpu
+@pytest.mark.parametrize("solver", [solvers.UniPC(), solvers.SASolver(), solvers.Heun(churn=10.0), solvers.Restart()])
+def test_a_recorded_step_of_real_times_is_the_step(unet, process, solver):
+    """Also right after a recording of integer times of the same size, and with noise that has keys of its own."""
+    from skipstone.network.fused import Sampler
+
+    sampler = Sampler(unet, 1000, torch.float32)
+    whole = solvers.DDIM(1.0).table(process, schedules.Linspace(7)(1000))
+    before = engine.sample(sampler, whole, 5, SHAPE, batch_size=4)
+    table = solver.table(process, schedules.Karras(7, process.betas)(1000))
+    recorded = engine.sample(sampler, table, 5, SHAPE, batch_size=4)
+    *_, last = engine.trajectory(sampler, table, 5, SHAPE)
+    assert (recorded - last.x).norm() / last.x.norm() < 1e-3
+    assert torch.equal(before, engine.sample(sampler, whole, 5, SHAPE, batch_size=4))
+
+
+@pytest.mark.gpu
+@on_gpu
 def test_training_from_a_recording_is_training_step_by_step(unet, process, monkeypatch):
     """The same losses and weights, to the rounding of sums that a GPU takes in any order; dropout's masks included."""
     ends = {}

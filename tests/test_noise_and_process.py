@@ -150,7 +150,8 @@ def test_clean_data_is_minus_one_and_every_other_t_outside_is_refused(process):
         for function in (process.diffuse, process.predict_x0, process.predict_eps):
             with pytest.raises(ValueError, match=r"t must be integers in -1 \.\.\. 999"):
                 function(x0, t, eps)
-        with pytest.raises(ValueError, match="t must be integers"):
-            process.alpha_bar(t)
+        if not t.is_floating_point():  # between the steps it is interpolated: see test_real_time.py
+            with pytest.raises(ValueError, match="t must be integers"):
+                process.alpha_bar(t)
     with pytest.raises(ValueError, match=r"float in the \[-1, 1\] scale, got torch.uint8"):
         process.diffuse((255 * x0).byte(), clean, eps)

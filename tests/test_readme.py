@@ -27,7 +27,7 @@ def test_the_table_lists_every_option_of_every_group():
     listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", README, re.MULTILINE))
     groups = {path.parent for path in CONF.glob("*/*.yaml")}
     there = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in groups}
-    assert {group: set(options.split(", ")) for group, options in listed.items()} == there
+    assert {group: set(options.split(", ")) for group, options in listed.items() if group in there} == there
 
 
 @pytest.mark.parametrize(("config", "arguments"), COMMANDS)

@@ -7,13 +7,20 @@ if TYPE_CHECKING:
     from skipstone import engine, noise, schedules, solvers
     from skipstone.network.unet import UNet, VelocityUNet
     from skipstone.process import ForwardProcess
+    from skipstone.solvers import prove
     from skipstone.store.models import load
 
-__all__ = ["ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "schedules", "solvers"]
+__all__ = ["ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "prove", "schedules", "solvers"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"ForwardProcess": "process", "UNet": "network.unet", "VelocityUNet": "network.unet", "load": "store.models"}
+_HOMES = {
+    "ForwardProcess": "process",
+    "UNet": "network.unet",
+    "VelocityUNet": "network.unet",
+    "load": "store.models",
+    "prove": "solvers",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,10 @@
 
 Notation: `alpha_bar`, ᾱ_t, is the product of α_0 … α_t (Ho et al. 2020). The DDIM paper writes α_t for it. ᾱ_{−1} = 1
 is clean data. All coefficients are computed in float64 and cast once, at the end.
+
+The process has T steps. Between two of them log ᾱ is interpolated linearly, as in DPM-Solver's code for a network of
+discrete steps (Lu et al. 2022), so that a sampler may visit real times. There is a kink at every step: a solver keeps
+its order down to errors of about 1e-7 at T = 1000, and loses it below.
 """
 
 import torch
@@ -28,6 +32,7 @@ class ForwardProcess:
         self.alpha_bars = self._log_alpha_bars[1:].exp()
         if self.alpha_bars[-1] == 0:
             raise ValueError("these betas end in alpha_bar = 0, at which no image is left: use smaller or fewer betas.")
+        self._logs: dict[torch.device, Tensor] = {}
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -35,19 +40,48 @@ class ForwardProcess:
         """T, the number of steps."""
         return len(self.betas)
 
-    def log_alpha_bar(self, t: int | Tensor) -> Tensor:
-        """log ᾱ_t: float64, of the shape of `t`; t in −1 … T−1."""
-        t = torch.as_tensor(t, device="cpu")
-        self._require(t)
-        return self._log_alpha_bars[t + 1]
+    def log_alpha_bar(self, t: float | Tensor) -> Tensor:
+        """log ᾱ_t: float64, of the shape of `t`; t in −1 … T−1, integer or real."""
+        t = torch.as_tensor(t, device="cpu", dtype=torch.float64 if isinstance(t, float) else None)
+        if not t.is_floating_point():
+            self._require(t)
+            return self._log_alpha_bars[t + 1]
+        if not bool(((t >= -1) & (t <= self.num_steps - 1)).all()):
+            raise ValueError(f"t must lie within -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
+        return self._interpolated(t)
 
-    def alpha_bar(self, t: int | Tensor) -> Tensor:
+    def alpha_bar(self, t: float | Tensor) -> Tensor:
         """ᾱ_t: float64, of the shape of `t`; t in −1 … T−1, and ᾱ_{−1} = 1."""
         return self.log_alpha_bar(t).exp()
 
-    def one_minus_alpha_bar(self, t: int | Tensor) -> Tensor:
+    def one_minus_alpha_bar(self, t: float | Tensor) -> Tensor:
         """1 − ᾱ_t without cancellation: float64, of the shape of `t`; t in −1 … T−1."""
         return -torch.expm1(self.log_alpha_bar(t))
+
+    def roots(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1−ᾱ_t) of real t, not checked: float64, of its shape and on its device, without a wait for it."""
+        log_alpha_bar = self._interpolated(t)
+        return torch.exp(0.5 * log_alpha_bar), torch.sqrt(-torch.expm1(log_alpha_bar))
+
+    def _interpolated(self, t: Tensor) -> Tensor:
+        """log ᾱ of real t, linear between two steps: float64, on the device of t."""
+        if t.device not in self._logs:
+            self._logs[t.device] = self._log_alpha_bars.to(t.device)
+        t = t.double()
+        before = t.floor().long().clamp(max=self.num_steps - 2)  # T−1 is an end, too, of the last piece
+        ends = (self._logs[t.device][before + row] for row in (1, 2))  # row t+1 holds step t
+        return torch.lerp(*ends, t - before)
+
+    def step_at(self, log_alpha_bar: Tensor) -> Tensor:
+        """The real t of this log ᾱ, the inverse of `log_alpha_bar`: float64 in −1 … T−1, of the argument's shape.
+
+        What lies beyond the process's own ends is put there.
+        """
+        falling = -self._log_alpha_bars
+        wanted = -log_alpha_bar.double()
+        after = torch.searchsorted(falling, wanted.contiguous()).clamp(1, self.num_steps)  # rows: row t+1 holds step t
+        low, high = falling[after - 1], falling[after]
+        return ((wanted - low) / (high - low)).clamp(0, 1) + (after - 2)
 
     def diffuse(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """A draw from q(x_t | x_0) (Ho et al. 2020, Eq. 4): √ᾱ_t x0 + √(1−ᾱ_t) eps, like x0.
@@ -76,17 +110,22 @@ class ForwardProcess:
         """√ᾱ_t and √(1−ᾱ_t) as [N, 1, …] of x's dtype. Each device keeps both, so that no gather waits for the host."""
         if not x.is_floating_point():
             raise ValueError(f"images must be float in the [-1, 1] scale, got {x.dtype}: use x / 127.5 - 1 for bytes.")
-        if t.device.type == "cpu":
-            self._require(t)
+        if t.is_floating_point():
+            raise self._wrong(t)
         if x.device not in self._roots:
             roots = (torch.exp(0.5 * self._log_alpha_bars), torch.sqrt(-torch.expm1(self._log_alpha_bars)))
             self._roots[x.device] = (roots[0].to(x.device), roots[1].to(x.device))
         shape = (-1,) + (1,) * (x.ndim - 1)
-        # row t+1 holds step t; index_select, unlike [], takes no negative row
-        signal, noise = (root.index_select(0, (t + 1).reshape(-1)) for root in self._roots[x.device])
+        try:  # row t+1 holds step t; index_select, unlike [], takes no negative row, and nothing waits to find out
+            signal, noise = (root.index_select(0, (t + 1).reshape(-1)) for root in self._roots[x.device])
+        except (IndexError, RuntimeError) as error:
+            raise self._wrong(t) from error
         return signal.to(x.dtype).view(shape), noise.to(x.dtype).view(shape)
 
     def _require(self, t: Tensor) -> None:
         """Raise ValueError unless every t is a step of this process, or −1."""
         if t.is_floating_point() or bool((t < -1).any()) or bool((t >= self.num_steps).any()):
-            raise ValueError(f"t must be integers in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
+            raise self._wrong(t)
+
+    def _wrong(self, t: Tensor) -> ValueError:
+        return ValueError(f"t must be integers in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")

@@ -1,8 +1,8 @@
 """Schedules: which of the T steps a sampler visits (the DDIM paper's sub-sequence τ, section 4.2).
 
-A schedule is called with T and returns the visited steps: a tuple of ints, ascending, unique, within 0 … T−1. It raises
-ValueError for a tau that it cannot take. `tau` is a stride in one schedule and a count in the others, so compare
-schedules by NFE, not by tau.
+A schedule is called with T and returns the visited steps: a tuple of ints, ascending, unique, within 0 … T−1, or of
+floats (see `process`). It raises ValueError for a tau that it cannot take. `tau` is a stride in one schedule and a
+count in the others, so compare schedules by NFE, not by tau.
 """
 
 import math
@@ -13,13 +13,15 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from skipstone.process import ForwardProcess
+
 
 class Schedule(Protocol):
     """Anything that turns T into visited steps. The dataclasses below are the `_target_`s of conf/schedule."""
 
     name: ClassVar[str]
 
-    def __call__(self, num_steps: int) -> tuple[int, ...]: ...
+    def __call__(self, num_steps: int) -> tuple[float, ...]: ...
 
 
 class _Counted(Schedule, Protocol):
@@ -157,17 +159,92 @@ class LogSNR:
 
 
 @dataclass(frozen=True)
+class Karras:
+    """tau real times, even in r^(1/rho) with r = √((1−ᾱ)/ᾱ), EDM's σ (Karras et al. 2022, Eq. 5). `tau` is a count.
+
+    betas:     float [T], as for ForwardProcess.
+    rho:       at least 1: the larger, the more of the times lie near the data.
+    sigma_min: the smallest r, and sigma_max the largest. None is the process's own, r_0 and r_{T−1}. Below r_0 lie the
+               times between −1 and 0, where the network is asked at 0.
+    """
+
+    name: ClassVar[str] = "karras"
+    tau: int
+    betas: Tensor
+    rho: float = 7.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+
+    def __call__(self, num_steps: int) -> tuple[float, ...]:
+        _require_tau(self, "count", num_steps)
+        process = ForwardProcess(self.betas)
+        first, last = torch.sqrt(1 / process.alpha_bar(torch.tensor([0, num_steps - 1])) - 1).tolist()
+        low = first if self.sigma_min is None else self.sigma_min
+        high = last if self.sigma_max is None else self.sigma_max
+        if not 0 < low < high <= last:
+            raise ValueError(
+                f"schedule.sigma_min={low:g} and schedule.sigma_max={high:g} are not allowed: they must satisfy "
+                f"0 < sigma_min < sigma_max <= {last:g}, the largest noise of this process."
+            )
+        times = process.step_at(-torch.log1p(_even(high, low, self.tau, self.rho) ** 2)).tolist()  # ᾱ = 1/(1 + r²)
+        if self.sigma_max is None:
+            times[-1] = float(num_steps - 1)  # to the last bit
+        if self.sigma_min is None and self.tau > 1:
+            times[0] = 0.0
+        return tuple(times)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """tau real times, even in (t + 1)^(1/rho), from 0 to T−1: DEIS's spacing (Zhang & Chen 2023). `tau` is a count.
+
+    rho: at least 1. 1 is `TimeUniform`, 2 is quadratic.
+    """
+
+    name: ClassVar[str] = "polynomial"
+    tau: int
+    rho: float = 2.0
+
+    def __call__(self, num_steps: int) -> tuple[float, ...]:
+        _require_tau(self, "count", num_steps)
+        return tuple((_even(float(num_steps), 1.0, self.tau, self.rho) - 1).tolist())
+
+
+@dataclass(frozen=True)
+class TimeUniform:
+    """tau real times, evenly spaced from 0 to T−1, as DPM-Solver names them. `tau` is a count; 1 visits T−1 alone."""
+
+    name: ClassVar[str] = "time_uniform"
+    tau: int
+
+    def __call__(self, num_steps: int) -> tuple[float, ...]:
+        _require_tau(self, "count", num_steps)
+        return tuple((_even(float(num_steps), 1.0, self.tau, 1.0) - 1).tolist())
+
+
+def _even(high: float, low: float, count: int, rho: float) -> Tensor:
+    """`count` numbers from low up to high, even in their rho-th root, both ends exact: float64; one is high alone."""
+    if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 1 <= rho < float("inf"):
+        raise ValueError(f"schedule.rho={rho!r} is not allowed: rho is a number of at least 1.")
+    ends = high ** (1 / rho), low ** (1 / rho)
+    numbers = torch.linspace(*ends, count, dtype=torch.float64).flip(0) ** rho
+    numbers[0] = low
+    numbers[-1] = high
+    return numbers
+
+
+@dataclass(frozen=True)
 class Custom:
     """The steps that are listed: schedule=custom schedule.timesteps=[0,10,999]. It has no `tau`.
 
-    timesteps: ints, ascending, unique, within 0 … T−1.
+    timesteps: ints within 0 … T−1, or, where any of them has a point, floats above −1 as well; ascending, unique.
     """
 
     name: ClassVar[str] = "custom"
-    timesteps: Sequence[int]
+    timesteps: Sequence[float]
 
-    def __call__(self, num_steps: int) -> tuple[int, ...]:
+    def __call__(self, num_steps: int) -> tuple[float, ...]:
         # whether they are ascending and within T is for the solver to check, as for any list
-        if not all(isinstance(step, int) and not isinstance(step, bool) for step in self.timesteps):
-            raise ValueError(f"schedule.timesteps={list(self.timesteps)} is not allowed: list integers.")
+        if not all(isinstance(step, (int, float)) and not isinstance(step, bool) for step in self.timesteps):
+            raise ValueError(f"schedule.timesteps={list(self.timesteps)} is not allowed: list integers or real times.")
         return tuple(self.timesteps)

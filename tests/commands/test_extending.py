@@ -40,8 +40,9 @@ def built(name):
 
 
 def test_every_kind_has_an_example_of_at_most_twenty_lines_and_its_command():
-    assert sorted(EXAMPLES) == [f"own_{kind}.py" for kind in ("data", "metric", "network", "schedule", "solver")]
-    assert sorted(kind for _, kind in COMMANDS) == ["data", "metric", "network", "schedule", "solver"]
+    kinds = ["data", "metric", "midpoint", "network", "schedule", "solver"]
+    assert sorted(EXAMPLES) == [f"own_{kind}.py" for kind in kinds]
+    assert sorted(kind for _, kind in COMMANDS) == kinds
     for name, example in EXAMPLES.items():
         assert len(example.strip().splitlines()) <= 20 - 1, name  # and the line with the file's name
         assert max(map(len, example.splitlines())) <= 120, name
@@ -58,9 +59,10 @@ def test_each_command_runs_and_its_results_are_those_of_ones_own(folder):
     for words, kind in COMMANDS:
         results[kind] = lines(python("train.py", *words.split(), cwd=folder))
     assert {line["solver"] for line in results["solver"]} == {"two_m"}
-    assert all(
-        0 < float(line["brightness"]) < 255 > float(line["brightness_ceiling"]) > 0 for line in results["metric"]
-    )
+    for line in results["metric"]:
+        assert 0 < float(line["brightness"]) < 255
+        assert 0 < float(line["brightness_ceiling"]) < 255
+    assert {line["solver"] for line in results["midpoint"]} == {"midpoint"}
     assert {line["schedule"] for line in results["schedule"]} == {"power"}
     keys = sorted(path.parent.name for path in (folder / "outputs" / "models").glob("*/DONE"))
     assert [key.rpartition("-")[0] for key in keys] == ["mnist5k", "mnist5k", "squares"]  # solver, schedule share one

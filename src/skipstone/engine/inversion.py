@@ -14,15 +14,15 @@ from skipstone.solvers import StepTable
 class Inversion(NamedTuple):
     """How the row t → p was solved backwards.
 
-    t, p:        of the row.
+    t, p:        of the row, int or float as its table has them.
     evaluations: network calls.
     residual:    ‖x_p − row(x_t)‖/‖x_p‖ of the worst sample.
     converged:   whether the residual is within the tolerance. If it is not, the step is too coarse for this network,
                  and x_t is the best that was found.
     """
 
-    t: int
-    p: int
+    t: float
+    p: float
     evaluations: int
     residual: float
     converged: bool
@@ -50,11 +50,11 @@ def invert(
     require_invertible(table)
     rows = []
     with evaluating(model):
-        for i in reversed(range(table.nfe)):
+        for i in reversed(range(len(table.t))):
             signal, noise = table.sqrt_alpha_bar[i].item(), table.sqrt_one_minus_alpha_bar[i].item()
             A = table.a[i].item() + table.b[i].item() / signal
             B = -table.b[i].item() * noise / signal
-            t = table.t[i].to(x.device).expand(len(x))
+            t = table.asked[i].to(x.device).expand(len(x))
             x, evaluations, residual = _fixed_point(
                 lambda y, x_p=x, A=A, B=B, t=t: (x_p - B * predict(model, y, t)) / A,
                 x / A,
@@ -63,13 +63,14 @@ def invert(
                 most,
                 memory,
             )
-            rows.append(Inversion(int(table.t[i]), int(table.p[i]), evaluations, residual, residual <= tolerance))
+            rows.append(Inversion(table.t[i].item(), table.p[i].item(), evaluations, residual, residual <= tolerance))
     return x, rows
 
 
 def require_invertible(table: StepTable) -> None:
     """Raise ValueError for a table whose rows `invert` cannot undo."""
-    if table.stochastic or table.clip_x0 or table.c.numel() or bool((table.p < 0).any()) or bool((table.f < 0).any()):
+    at_data = bool((table.p <= -1).any()) or bool((table.f <= -1).any())
+    if table.stochastic or table.clip_x0 or table.c.numel() or at_data or table.nfe < len(table.t):
         raise ValueError(
             "this table cannot be inverted: it must be deterministic, of one-step rows from noise to noise; use DDIM "
             "with eta=0 or ProbabilityFlow, with to_data=False and clip_x0=False."

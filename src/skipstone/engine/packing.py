@@ -14,7 +14,8 @@ from torch import Tensor
 
 from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts
 from skipstone.engine.slots import slots_for
-from skipstone.engine.step import Model, evaluating
+from skipstone.engine.step import Model, Row, advance, columns, evaluating
+from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
 
 
@@ -70,7 +71,7 @@ def sample_many(
 ) -> list[Tensor]:
     """n samples of every table, from the same start noise, in batches that stay full to the end.
 
-    tables:     at least one; their lengths may differ.
+    tables:     at least one; their lengths may differ. If any has real times, the network gets float64 t for all.
     batch_size: number of slots. Every network call has this batch. Default: all samples, at most 256.
     Other arguments as for `sample`.
     Returns one [n, C, H, W] per table: what `sample` gives for it, to the rounding of another batch. All samples stay
@@ -89,9 +90,12 @@ def sample_many(
     first = torch.cat([starts(model, shape, seed, part, start, dtype) for part in parts])
     done = first.new_empty(len(tables) * count, *shape)
 
+    first, left, opening = _opened(tables, first, seed)
     # For each step of the plan: which samples begin before it, and which have ended after it
-    offsets = torch.tensor([0, *(table.nfe for table in tables)]).cumsum(0)
-    begins = _Events(todo.begin, todo.steps, (todo.slot, todo.sample, offsets[todo.table]), first.device)
+    ends_at = torch.tensor([len(table.t) for table in tables]).cumsum(0)
+    row = ends_at - torch.tensor([table.nfe for table in tables])  # the first that asks the network
+    begun = opening[todo.table] * count + todo.sample
+    begins = _Events(todo.begin, todo.steps, (todo.slot, begun, todo.sample, row[todo.table]), first.device)
     ends = _Events(todo.end - 1, todo.steps, (todo.slot, todo.table * count + todo.sample), first.device)
     noisy = _noisy(todo, tables)
 
@@ -99,15 +103,38 @@ def sample_many(
     batch.load(tables, seed)
     with evaluating(model):
         for i in range(todo.steps):
-            slot, begun, at = begins.at(i)
+            slot, begun, sample, at = begins.at(i)
             if len(slot):
-                batch.fill(slot, first[begun], begun, at)
+                batch.fill(slot, first[begun], None if left is None else left[begun], sample, at)
             batch.step(model, noisy[i])
             slot, kept = ends.at(i)
             if len(slot):
                 done[kept] = batch.x[slot]
             progress(i + 1, todo.steps)
     return list(done.split(count))
+
+
+def _opened(tables: Sequence[StepTable], first: Tensor, seed: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The states from which the tables' evaluated rows start: a first row that asks no network is run here.
+
+    Returns the states, one block like `first` below the other; what each has left, or None where no table has such a
+    row; and each table's block.
+    """
+    states, left, opening = [first], [torch.zeros_like(first)], []
+    for table in tables:
+        opening.append(0)
+        if table.nfe < len(table.t):
+            row, z = Row.of(columns(table, table.c.shape[1])[0].tolist()), None
+            if row.s != 0:
+                index = torch.arange(len(first), device=first.device)
+                z = normal(seed, Stream.STEP, index, first.shape[1:], int(table.noise_keys[0]), first.dtype)
+            x, _, h = advance(row, first, first, (), z)
+            opening[-1] = len(states)
+            states.append(x)
+            left.append(left[0] if h is None else h)
+    if len(states) == 1:
+        return first, None, torch.tensor(opening)
+    return torch.cat(states), torch.cat(left), torch.tensor(opening)
 
 
 class _Events:

@@ -43,8 +43,8 @@ def require_noise(table: StepTable) -> None:
     Start noise is N(0, I), and at the first row's t the image has the weight √ᾱ_t. Raises ValueError above 0.3, where
     mean and spread of the samples are visibly off, and where √ᾱ_t is less than float32 resolves; warns above 0.1.
     """
-    t, signal = int(table.t[0]), float(table.sqrt_alpha_bar[0])
-    said = f"sampling starts from pure noise at t={t}, where sqrt(alpha_bar)={signal:.3g}"
+    t, signal = table.t[0].item(), float(table.sqrt_alpha_bar[0])
+    said = f"sampling starts from pure noise at t={t:g}, where sqrt(alpha_bar)={signal:.3g}"
     if signal > _MOST_SIGNAL:
         raise ValueError(
             f"{said} of the image is left and must be at most {_MOST_SIGNAL}: visit later steps, or use noise that "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.engine.gradients import differentiable
 from skipstone.engine.packing import sample_many
 from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts, take
 from skipstone.engine.slots import recordable
@@ -16,12 +17,16 @@ from skipstone.solvers import StepTable
 
 
 class Step(NamedTuple):
-    """The state after the row t → p: x_p, and the predicted x0 that it was made from, both [N, C, H, W]."""
+    """The state after the row t → p: x_p, the x0 that it was made from, and what the row has left, each [N, C, H, W].
 
-    t: int
-    p: int
+    Where the table has no history, nothing is left.
+    """
+
+    t: float  # an int where the table has integers
+    p: float
     x: Tensor
     x0: Tensor
+    left: Tensor | None
 
 
 @torch.no_grad()
@@ -37,11 +42,13 @@ def sample(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    grad: bool = False,
 ) -> Tensor:
     """Run the table to its end. One state is kept, not the trajectory.
 
-    model:      eps = model(x, t), with x float [B, C, H, W] in the model's own dtype and t int64 [B]. A Module is in
-                eval mode meanwhile. Its modes are restored on exit, also after an exception.
+    model:      eps = model(x, t), with x float [B, C, H, W] in the model's own dtype and t int64 [B], or float64 [B]
+                where the table has real times. A Module is in eval mode meanwhile. Its modes are restored on exit,
+                also after an exception.
     table:      of a solver, see `skipstone.solvers`.
     n, shape:   how many samples, and their (C, H, W). They start from the noise of `seed`.
     seed:       any int. It gives the start noise and the noise of the steps.
@@ -51,10 +58,13 @@ def sample(
                 equal bit for bit whatever n is. Default: n, at most 256.
     dtype:      of the trajectory. The network keeps its own precision.
     progress:   called after each network call with the numbers of calls done and of all calls.
+    grad:       whether the result has gradients with respect to `start`, to the network's parameters and to the columns
+                of the table. A row is run again when its gradient is asked for, so memory holds the activations of one
+                row, and of every row what it starts from.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device.
     Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
-    if step_noise is None and recordable(model):
+    if step_noise is None and recordable(model) and not grad:
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
         return sample_many(model, [table], n, shape, **asked)[0]
     count, shape = count_and_shape(n, shape, start)
@@ -68,13 +78,23 @@ def sample(
     for first in range(0, count, size):
         index = torch.arange(first, first + size)
         kept = min(size, count - first)
-        x = starts(model, shape, seed, index, start, dtype)
         z = None if step_noise is None else take(step_noise, index, dim=1)
-        for i, step in enumerate(_rows(model, table, x, index, seed, z)):
+        done = len(batches) * table.nfe
+        if grad:
+            with torch.enable_grad():
+                x = starts(model, shape, seed, index, start, dtype)
+                batches.append(differentiable(model, table, x, index, seed, z)[:kept])
+            progress(done + table.nfe, total)
+            continue
+        x = starts(model, shape, seed, index, start, dtype)
+        for asked, step in zip(table.evaluated.tolist(), _rows(model, table, x, index, seed, z), strict=True):
             x = step.x
-            progress(len(batches) * table.nfe + i + 1, total)
+            done += asked
+            if asked:
+                progress(done, total)
         batches.append(x[:kept])
-    return torch.cat(batches)
+    with torch.set_grad_enabled(grad):
+        return torch.cat(batches)
 
 
 @torch.no_grad()
@@ -87,11 +107,13 @@ def trajectory(
     seed: int = 0,
     start: Tensor | None = None,
     step_noise: Tensor | None = None,
+    left: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
     """Run the table in one batch and yield every step.
 
-    Arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
+    left: what a row before the first has left, like start, for a table that goes on from another.
+    Other arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
     A Module stays in eval mode until the iterator is exhausted or closed.
     """
     count, shape = count_and_shape(n, shape, start)
@@ -100,14 +122,29 @@ def trajectory(
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
     index = torch.arange(count)
-    yield from _rows(model, table, starts(model, shape, seed, index, start, dtype), index, seed, step_noise)
+    x = starts(model, shape, seed, index, start, dtype)
+    yield from _rows(model, table, x, index, seed, step_noise, left)
+
+
+def sample_pair(
+    model: Model, table: StepTable, start: Tensor, left: Tensor | None = None, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Run a table of two states, such as BELM's, in one batch: the end, and what the last row has left.
+
+    Arguments as for `trajectory`. Raises ValueError for a table without history.
+    """
+    if not table.c.shape[1]:
+        raise ValueError("this table has one state, not two: use engine.sample.")
+    for step in trajectory(model, table, start=start, left=left, dtype=dtype):
+        end = step
+    return end.x, end.left
 
 
 def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tuple[int, ...]) -> None:
-    if tuple(step_noise.shape) != (table.nfe, n, *shape):
+    wanted = (len(table.t), n, *shape)
+    if tuple(step_noise.shape) != wanted:
         raise ValueError(
-            f"step_noise has shape {tuple(step_noise.shape)}, and must have {(table.nfe, n, *shape)}: one z per row "
-            "and sample."
+            f"step_noise has shape {tuple(step_noise.shape)}, and must have {wanted}: one z per row and sample."
         )
 
 
@@ -124,21 +161,27 @@ def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
 
 
 def _rows(
-    model: Model, table: StepTable, x: Tensor, index: Tensor, seed: int, step_noise: Tensor | None
+    model: Model,
+    table: StepTable,
+    x: Tensor,
+    index: Tensor,
+    seed: int,
+    step_noise: Tensor | None,
+    left: Tensor | None = None,
 ) -> Iterator[Step]:
     """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""
     index = index.to(x.device)
-    times = table.t.to(x.device)
-    history: deque[Tensor] = deque(maxlen=table.c.shape[1])
+    asked, keys = table.asked.to(x.device), table.noise_keys.tolist()
+    history: deque[Tensor] = deque(() if left is None else (left.to(x),), maxlen=table.c.shape[1])
     with evaluating(model):
         for i, values in enumerate(columns(table, table.c.shape[1]).tolist()):
-            t, p, row = int(table.t[i]), int(table.p[i]), Row.of(values)
-            eps = predict(model, x, times[i].expand(len(x)))
+            t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values)
+            eps = predict(model, x, asked[i].expand(len(x))) if table.evaluated[i] else x
             z = None
             if row.s != 0:
-                z = normal(seed, Stream.STEP, index, x.shape[1:], t, x.dtype) if step_noise is None else step_noise[i]
-                z = z.to(x)
+                drawn = step_noise is None
+                z = normal(seed, Stream.STEP, index, x.shape[1:], keys[i], x.dtype) if drawn else step_noise[i].to(x)
             x, x0, h = advance(row, x, eps, history, z)
             if h is not None:
                 history.appendleft(h)
-            yield Step(t, p, x, x0)
+            yield Step(t, p, x, x0, h)

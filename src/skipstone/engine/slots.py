@@ -26,42 +26,58 @@ class Slots:
     shape:   (C, H, W) of a sample.
     rows:    of all tables together, at most.
     history: how many earlier rows a step may read.
+    times:   of the network's times: int64, or float64 if any table has real times.
+    keyed:   whether noise has keys of its own. Otherwise they are the times.
     dtype:   of the states.
     device:  of all tensors.
     """
 
     def __init__(
-        self, size: int, shape: tuple[int, ...], rows: int, history: int, dtype: torch.dtype, device: torch.device
+        self,
+        size: int,
+        shape: tuple[int, ...],
+        rows: int,
+        history: int,
+        times: torch.dtype,
+        keyed: bool,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.x = torch.zeros(size, *shape, dtype=dtype, device=device)
         self._history = [torch.zeros_like(self.x) for _ in range(history)]
         self._row, self._sample = torch.zeros(2, size, dtype=torch.int64, device=device)
         self._flat = torch.zeros(rows, len(Row._fields) - 1 + history, dtype=dtype, device=device)
-        self._times = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._times = torch.zeros(rows, dtype=times, device=device)
+        self._keys = torch.zeros(rows, dtype=torch.int64, device=device) if keyed else None
         self._seed = torch.zeros(1, dtype=torch.int64, device=device)
         self._graphs: dict[bool, torch.cuda.CUDAGraph] | None = None
 
     def load(self, tables: Sequence[StepTable], seed: int) -> None:
         """Take the rows of all tables, one table below the other, and the seed of the steps' noise."""
         flat = torch.cat([columns(table, len(self._history)) for table in tables])
-        times = torch.cat([table.t for table in tables])
+        times = torch.cat([table.asked.to(self._times.dtype) for table in tables])
         # past the end the last row is repeated, where a slot runs on that nobody needs any more
         at = torch.arange(len(self._times)).clamp(max=len(times) - 1)
         self._flat.copy_(flat[at])
         self._times.copy_(times[at])
+        if self._keys is not None:
+            self._keys.copy_(torch.cat([table.noise_keys for table in tables])[at])
         self._seed.fill_(as_key(seed))
 
-    def fill(self, slot: Tensor, x: Tensor, sample: Tensor, row: Tensor) -> None:
+    def fill(self, slot: Tensor, x: Tensor, left: Tensor | None, sample: Tensor, row: Tensor) -> None:
         """Let new samples begin in some slots. All is overwritten, so a sample that diverged leaves nothing behind.
 
         slot:   int64 [M]: which slots.
         x:      [M, C, H, W]: where the samples start.
+        left:   [M, C, H, W]: what a row before the first one has left; None if there is no such row.
         sample: int64 [M]: their indices k.
         row:    int64 [M]: their first rows, counted over all tables.
         """
         self.x[slot], self._sample[slot], self._row[slot] = x, sample, row
         for h in self._history:
             h.index_fill_(0, slot, 0)  # a number assigned by [] would make the host wait
+        if left is not None and self._history:
+            self._history[0][slot] = left
 
     def step(self, model: Model, noisy: bool) -> None:
         """Take every slot one row on. noisy: whether any of them may add noise."""
@@ -77,7 +93,10 @@ class Slots:
         row = Row.of(self._flat[self._row].T[..., None, None, None].unbind())
         t = self._times[self._row]
         eps = predict(model, self.x, t)
-        z = normal(self._seed, Stream.STEP, self._sample, self.x.shape[1:], t, self.x.dtype) if noisy else None
+        z = None
+        if noisy:
+            key = t if self._keys is None else self._keys[self._row]
+            z = normal(self._seed, Stream.STEP, self._sample, self.x.shape[1:], key, self.x.dtype)
         x, _, left = advance(row, self.x, eps, self._history, z)
         if left is not None:
             for k in reversed(range(1, len(self._history))):
@@ -119,16 +138,20 @@ def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor
     """Slots for all rows of these tables. Those of a recordable model are kept for the next call.
 
     model:  as for `sample`.
-    tables: give the number of rows and of history.
+    tables: give the number of rows and of history, and the dtype of times.
     size:   number of slots.
     like:   [n, C, H, W], gives shape, dtype and device.
     """
-    rows, history = sum(table.nfe for table in tables), max(table.c.shape[1] for table in tables)
+    rows, history = sum(len(table.t) for table in tables), max(table.c.shape[1] for table in tables)
+    times = torch.float64 if any(table.asked.is_floating_point() for table in tables) else torch.int64
+    keyed = times == torch.float64 or any(
+        table.stochastic and not torch.equal(table.noise_keys, table.asked) for table in tables
+    )
     if not recordable(model):
-        return Slots(size, like.shape[1:], rows, history, like.dtype, like.device)
+        return Slots(size, like.shape[1:], rows, history, times, keyed, like.dtype, like.device)
     rows = max(_ROWS, 1 << (rows - 1).bit_length())  # so that tables of other lengths find the recording too
     kept = _recorded.setdefault(model, OrderedDict())
-    key = (size, like.shape[1:], rows, history, like.dtype)
+    key = (size, like.shape[1:], rows, history, times, keyed, like.dtype)
     if key not in kept:
         while len(kept) >= _KEPT:
             kept.popitem(last=False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from skipstone.solvers import StepTable
 
-Model = Callable[[Tensor, Tensor], Tensor]  # eps = model(x [N, C, H, W], t int64 [N])
+Model = Callable[[Tensor, Tensor], Tensor]  # eps = model(x [N, C, H, W], t int64 [N], float64 for real times)
 
 
 class Row(NamedTuple):

@@ -221,7 +221,7 @@ class Sampler(nn.Module):
     """eps = Sampler(net, T)(x, t): a network in eval mode, its weights cast once and its time embedding tabled.
 
     net: a UNet on a GPU, whose weights are copied: `refresh` after they have changed.  num_steps: T.
-    x: float32 [N, C, H, W], t: int64 [N]; eps is float32.
+    x: float32 [N, C, H, W], t: int64 [N], or real times, float64 [N], embedded at every call; eps is float32.
     """
 
     recordable = True  # see engine.slots
@@ -236,6 +236,7 @@ class Sampler(nn.Module):
         self._blocks = [name for name, module in net.named_modules() if isinstance(module, ResBlock)]
         widths = [net.get_submodule(name).conv1.out_channels for name in self._blocks]
         self.register_buffer("table", torch.empty(num_steps, sum(widths), device=net.conv_in.weight.device))
+        self.register_buffer("biases", torch.empty(sum(widths), device=net.conv_in.weight.device))  # in float32
         own = [self.net.get_submodule(name) for name in self._blocks]
         self._columns = dict(zip(own, _spans(widths), strict=True))
         self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Callable[[], Tensor]]] = {}
@@ -250,19 +251,26 @@ class Sampler(nn.Module):
         self.net.load_state_dict(net.state_dict())
         t = torch.arange(len(self.table), device=self.table.device)
         with torch.autocast(self.table.device.type, enabled=False):
-            embedding = F.silu(net.time(timestep_embedding(t, net.base).float()))
-            blocks = [net.get_submodule(name) for name in self._blocks]
-            torch.cat([block.time(embedding) + block.conv1.bias for block in blocks], dim=1, out=self.table)
+            torch.cat([net.get_submodule(name).conv1.bias for name in self._blocks], out=self.biases)
+            torch.add(self._embedded(t), self.biases, out=self.table)
         for tensor, make in self._kept.values():  # in the order in which they were made, so from one another
             tensor.copy_(make())
 
     @torch.no_grad()
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        evaluate = Evaluation(
-            self.net, lambda block: (self.table[:, self._columns[block]], t), self._keep, iter(()), self._dtype
-        )
         with torch.autocast(x.device.type, enabled=False):
+            table, rows = self.table, t
+            if t.is_floating_point():
+                table, rows = self._embedded(t) + self.biases, torch.arange(len(t), device=t.device)
+            evaluate = Evaluation(
+                self.net, lambda block: (table[:, self._columns[block]], rows), self._keep, iter(()), self._dtype
+            )
             return self.net.read(evaluate(x), x, t)
+
+    def _embedded(self, t: Tensor) -> Tensor:
+        """What the time adds in all blocks, without biases: float32 [N, their channels]."""
+        embedding = F.silu(self.net.time(timestep_embedding(t, self.net.base).float()))
+        return torch.cat([block.time(embedding) for block in self._columns], dim=1)
 
     def _keep(self, module: nn.Module, word: str, make: Callable[[], Tensor]) -> Tensor:
         if (module, word) not in self._kept:

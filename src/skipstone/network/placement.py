@@ -57,7 +57,7 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
         )
     if trainer.get("num_nodes", 1) != 1:
         raise ValueError(f"trainer.num_nodes={trainer['num_nodes']} is not supported: one host trains; leave it out.")
-    concrete["devices"] = _devices(trainer["devices"], torch.cuda.device_count() if gpu else None)
+    concrete["devices"] = _devices(trainer["devices"], max(1, torch.cuda.device_count()) if gpu else None)
     if trainer["strategy"] == "auto" and len(_numbers(concrete["devices"])) > 1:
         # Devices other than the first run nothing but the training, which is what Lightning's spawning strategy does.
         concrete["strategy"] = "ddp_spawn"

@@ -32,7 +32,7 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of t (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). t: int64 [N]. Returns float64 [N, dim].
+    """Sinusoids of t, int64 or real [N] (Vaswani et al. 2017; half_dim − 1 as in DDPM's code). Gives float64 [N, dim].
 
     In float64, so that devices agree: in float32 the last bit of a frequency turns the angle at t = 999 by 6e-5.
     """
@@ -218,13 +218,18 @@ class VelocityUNet(UNet):
 
     def __init__(self, *args: Any, betas: Tensor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        alpha_bars = ForwardProcess(betas).alpha_bars
+        self._process = ForwardProcess(betas)
+        alpha_bars = self._process.alpha_bars
         self.register_buffer("signal", alpha_bars.sqrt().float(), persistent=False)
         self.register_buffer("noise", (1 - alpha_bars).sqrt().float(), persistent=False)
 
     def read(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """eps as above, from F = output."""
-        return self.noise[t].view(-1, 1, 1, 1) * x + self.signal[t].view(-1, 1, 1, 1) * output
+        if t.is_floating_point():
+            signal, noise = (root.to(self.signal.dtype) for root in self._process.roots(t))
+        else:
+            signal, noise = self.signal[t], self.noise[t]
+        return noise.view(-1, 1, 1, 1) * x + signal.view(-1, 1, 1, 1) * output
 
 
 def _level_sizes(image_size: int, patch: int, levels: int) -> list[int]:

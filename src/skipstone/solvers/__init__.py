@@ -1,8 +1,40 @@
 """Solvers: each turns (process, visited steps) into a table of coefficients that the engine runs."""
 
-from skipstone.solvers.multistep import AdamsBashforth, DPMSolverPP
+from skipstone.solvers.afs import AFS
+from skipstone.solvers.belm import BELM
+from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
+from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
+from skipstone.solvers.portable import load_table, save_table
+from skipstone.solvers.program import Program
+from skipstone.solvers.programmed import DPMSolver, Heun
+from skipstone.solvers.proof import Proof, prove
 from skipstone.solvers.reach import reach
+from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
+from skipstone.solvers.stored import Stored
 from skipstone.solvers.table import Solver, StepTable
 
-__all__ = ["DDIM", "AdamsBashforth", "DPMSolverPP", "ProbabilityFlow", "Solver", "StepTable", "reach"]
+__all__ = [
+    "AFS",
+    "BELM",
+    "DDIM",
+    "DEIS",
+    "AdamsBashforth",
+    "DPMSolver",
+    "DPMSolverPP",
+    "Heun",
+    "ProbabilityFlow",
+    "Program",
+    "Proof",
+    "Restart",
+    "SASolver",
+    "SDEDPMSolverPP",
+    "Solver",
+    "StepTable",
+    "Stored",
+    "UniPC",
+    "load_table",
+    "prove",
+    "reach",
+    "save_table",
+]

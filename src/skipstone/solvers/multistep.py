@@ -4,7 +4,6 @@ Rows that start or end at clean data are DDIM's. The order builds up from there:
 of order 2 at most. Steps may be spaced in any way, because the weights follow the visited steps.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,41 +11,50 @@ import torch
 from torch import Tensor
 
 from skipstone.process import ForwardProcess
-from skipstone.solvers.table import Path, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
+from skipstone.solvers.integrals import gauss_legendre, lagrange
+from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
+
+_EVEN = {2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+_NODES = 24  # of a quadrature, per smooth piece
 
 
 @dataclass(frozen=True)
 class _Multistep:
     """What multistep solvers have in common. `_table` fills the rows of both directions.
 
-    order:   1 (DDIM), 2 or 3.
+    order:   1 (DDIM), 2, 3, and 4 with Adams-Bashforth's weights.
     variant: "exact" or "published", see the classes.
     to_data: take the last step to clean data. False stops at the first visited step.
     clip_x0: clip the predicted x0 to [−1, 1].
     """
 
     family: ClassVar[str]
+    highest: ClassVar[int] = 3
+    variants: ClassVar[tuple[str, ...]] = ("exact", "published")
     order: int = 2
     variant: str = "exact"
     to_data: bool = True
     clip_x0: bool = False
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"solver.order={self.order} is not available: choose 1, 2 or 3.")
-        if self.variant not in ("exact", "published"):
-            raise ValueError(f"solver.variant={self.variant!r} is unknown: choose exact or published.")
+        orders = [str(order) for order in range(1, self.highest + 1)]
+        if str(self.order) not in orders:
+            raise ValueError(
+                f"solver.order={self.order} is not available: choose {', '.join(orders[:-1])} or {orders[-1]}."
+            )
+        if self.variant not in self.variants:
+            raise ValueError(f"solver.variant={self.variant!r} is unknown: choose {' or '.join(self.variants)}.")
 
     @property
     def name(self) -> str:
         """For cells and tables: dpm_solver_pp2, adams_bashforth3_published, ..."""
-        return f"{self.family}{self.order}" + ("_published" if self.variant == "published" else "")
+        return f"{self.family}{self.order}" + ("" if self.variant == "exact" else f"_{self.variant}")
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from noise to data over the visited steps (ascending ints)."""
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
+        """The table from noise to data over the visited steps (ascending)."""
         return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
 
-    def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+    def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
 
@@ -93,10 +101,12 @@ class AdamsBashforth(_Multistep):
     """DDIM's step (Eq. 13) with eps extrapolated from earlier rows: Adams-Bashforth in r = √((1−ᾱ)/ᾱ).
 
     variant: "exact" integrates the polynomial through the visited r. It has its order on any steps.
-             "published" takes the weights of even steps on any steps, as PLMS does (Liu et al. 2022).
+             "published" takes the weights of even steps on any steps, as PLMS does (Liu et al. 2022); with order 4
+             and lower orders first it is iPNDM (Zhang & Chen 2023).
     """
 
     family = "adams_bashforth"
+    highest = 4
 
     def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
         r_t, r_p = noise_ratio(process, path.t), noise_ratio(process, path.p)
@@ -104,8 +114,9 @@ class AdamsBashforth(_Multistep):
         latest = torch.ones_like(k)
         c = torch.zeros(len(k), self.order - 1, dtype=torch.float64)
         for i, order in enumerate(_orders(path, self.order)):
-            weights = self._weights(r_p[i] - r_t[i], r_t[i - order + 1 : i + 1].flip(0), order)
-            latest[i], c[i, : order - 1] = weights[0], k[i] * weights[1:]
+            if order > 1:
+                weights = self._weights(process, path.t[i - order + 1 : i + 1].flip(0), path.p[i])
+                latest[i], c[i, : order - 1] = weights[0], k[i] * weights[1:]
         a, b = eps_row(process, path, k * latest)
         a_end, b_end = ddim_row(process, path)
         plain = (c == 0).all(dim=1)  # rows of order 1, and those at clean data
@@ -113,14 +124,47 @@ class AdamsBashforth(_Multistep):
         noise, signal = torch.sqrt(process.one_minus_alpha_bar(path.t)), torch.sqrt(process.alpha_bar(path.t))
         return StepTable.build(process, path, a, b, None, c, 1 / noise, -signal / noise, clip_x0)
 
-    def _weights(self, h: Tensor, r: Tensor, order: int) -> Tensor:
-        """Weights of this eps and the earlier ones, latest first: exact for polynomials of degree order − 1 in r."""
+    def _weights(self, process: ForwardProcess, t: Tensor, p: Tensor) -> Tensor:
+        """Weights of the eps at t, latest first, on the way to p: exact for polynomials of degree len(t) − 1 in r."""
         if self.variant == "published":
-            return torch.tensor([[1.0], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12]][order - 1], dtype=torch.float64)
-        nodes = (r - r[0]) / h
-        degrees = torch.arange(order, dtype=torch.float64)
+            return torch.tensor(_EVEN[len(t)], dtype=torch.float64)
+        r = noise_ratio(process, t)
+        nodes = (r - r[0]) / (noise_ratio(process, p) - r[0])
+        degrees = torch.arange(len(t), dtype=torch.float64)
         moments = 1 / (degrees + 1)  # ∫₀¹ θ^k dθ
         return torch.linalg.solve(nodes[None, :] ** degrees[:, None], moments)
+
+
+class DEIS(AdamsBashforth):
+    """DEIS: as AdamsBashforth, with a polynomial in another variable than r (Zhang & Chen 2023).
+
+    variant: "exact" is tAB, whose variable is the time t. "log_r" takes log r, as diffusers does.
+    """
+
+    family = "deis"
+    variants = ("exact", "log_r")
+
+    def _weights(self, process: ForwardProcess, t: Tensor, p: Tensor) -> Tensor:
+        """∫ L_j dr from t to p, as shares of r_p − r_t."""
+        ends = torch.stack([t[0], p]).double()
+        theta, weights = gauss_legendre(_NODES)
+        if self.variant == "log_r":
+            log_r = torch.log(noise_ratio(process, t))
+            start, stop = torch.log(noise_ratio(process, ends))
+            at = start + (stop - start) * theta
+            integrals = lagrange(log_r, at) @ (weights * torch.exp(at) * (stop - start))  # dr = r dlog r
+        else:
+            # between two steps of the process log ᾱ is linear in t, and r = √(e^y − 1) with y = −log ᾱ
+            low, high = ends.sort().values
+            kinks = torch.arange(torch.floor(low) + 1, torch.ceil(high), dtype=torch.float64)
+            edges = torch.cat([low[None], kinks, high[None]])
+            width = edges.diff()[:, None]
+            at = edges[:-1, None] + width * theta
+            y = -process.log_alpha_bar(at)
+            slope = -process.log_alpha_bar(edges).diff()[:, None] / width
+            dr = weights * width * slope * torch.exp(y) / (2 * torch.sqrt(torch.expm1(y)))
+            integrals = lagrange(t.double(), at.flatten()) @ dr.flatten() * torch.sign(ends[1] - ends[0])
+        return integrals / integrals.sum()
 
 
 def _orders(path: Path, highest: int) -> list[int]:

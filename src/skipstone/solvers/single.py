@@ -1,6 +1,5 @@
 """One-step solvers: generalised DDIM and Euler's method on the probability-flow ODE."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skipstone.process import ForwardProcess
-from skipstone.solvers.table import Path, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
+from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class DDIM:
                 "can go negative; choose eta in [0, 1]."
             )
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from noise to data over the visited steps (ascending ints)."""
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
+        """The table from noise to data over the visited steps (ascending)."""
         path = descend(timesteps, process.num_steps, self.to_data)
         signal_t, noise_t = torch.sqrt(process.alpha_bar(path.t)), torch.sqrt(process.one_minus_alpha_bar(path.t))
         signal_p = torch.sqrt(process.alpha_bar(path.p))
@@ -71,7 +70,7 @@ class DDIM:
             sigma = self._large_sigma(process, path)
         return StepTable.build(process, path, a, b, sigma, clip_x0=self.clip_x0)
 
-    def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+    def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise: Eq. 13 run upwards, which needs eta = 0.
 
         It starts on clean data if `to_data`, else at the first visited step.
@@ -91,6 +90,8 @@ class DDIM:
 
     def _adjacent_variance(self, process: ForwardProcess, path: Path) -> tuple[Tensor, Tensor]:
         """σ of Eq. 16 with p = t−1 whatever the stride, and 1−ᾱ_p−σ², which is refused where it is negative."""
+        if path.t.is_floating_point():
+            raise ValueError("solver.sigma=adjacent needs integer steps, and these are real: use solver.sigma=paper.")
         one_minus_t, one_minus_adjacent = process.one_minus_alpha_bar(path.t), process.one_minus_alpha_bar(path.t - 1)
         sigma = self.eta * torch.sqrt(one_minus_adjacent / one_minus_t * process.betas[path.t])
         rest = process.one_minus_alpha_bar(path.p) - sigma**2
@@ -124,12 +125,12 @@ class ProbabilityFlow:
     to_data: bool = True
     clip_x0: bool = False
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
-        """The table from noise to data over the visited steps (ascending ints)."""
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
+        """The table from noise to data over the visited steps (ascending)."""
         path = descend(timesteps, process.num_steps, self.to_data)
         return StepTable.build(process, path, *self._rows(process, path), clip_x0=self.clip_x0)
 
-    def encode_table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable:
+    def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         path = ascend(timesteps, process.num_steps, self.to_data, self.clip_x0)
         return StepTable.build(process, path, *self._rows(process, path))

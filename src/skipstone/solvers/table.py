@@ -4,23 +4,29 @@
     x_p = a x_f + b x0 + Σ_k c_k h_k + s z              z ~ N(0, I);  h_k: what the row k+1 rows ago left
     h   = u x_f + v x0                                  what this row leaves
 
-A row starts at step f, asks the network at step t and lands on step p; −1 is clean data. f and t are equal, except
-where encoding starts on clean data, because no network was trained there. All three are stored, and none is inferred
-from a stride.
+A row starts at step f, predicts x0 with the ᾱ of step t and lands on step p; −1 is clean data. f and t are equal,
+except where encoding starts on clean data, because no network was trained there. All three are stored, and none is
+inferred from a stride. They are int64, or float64 where a schedule visits real times.
 """
 
+import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from skipstone.process import ForwardProcess
+from skipstone.rng import philox
+
+Steps = Sequence[float]  # the visited steps: ints or floats, ascending
 
 
 class Path(NamedTuple):
-    """Where each row starts (f), asks the network (t) and lands (p): int64 [S], in the order in which rows run."""
+    """Where each row starts (f), asks the network (t) and lands (p): int64 or float64 [S], in the order of the rows."""
 
     f: Tensor
     t: Tensor
@@ -29,19 +35,22 @@ class Path(NamedTuple):
     @property
     def inner(self) -> Tensor:
         """Which rows touch no clean data: bool [S]. The others are DDIM's in every table: log-SNR is infinite there."""
-        return (self.f >= 0) & (self.p >= 0)
+        return (self.f > -1) & (self.p > -1)
 
 
 @dataclass(frozen=True)
 class StepTable:
     """The rows, in the order in which they run. Columns are [S], on the CPU.
 
-    f, t, p:                  int64: where the row starts, asks the network and lands.
+    f, t, p:                  int64 or float64: where the row starts, predicts x0 and lands.
     sqrt_alpha_bar:           float64: √ᾱ_t.
     sqrt_one_minus_alpha_bar: float64: √(1−ᾱ_t). Both turn eps into x0.
     a, b, s:                  float64: the weights of x, x0 and fresh noise.
     c:                        float64 [S, K]: the weights of what the last K rows left, the latest first.
     u, v:                     float64: the weights of x and x0 in what this row leaves.
+    asked:                    of the dtype of t: the time that the network is given, in 0 … T−1, where it was trained.
+    evaluated:                bool: whether the row asks the network. One that does not takes eps = x_f, and no row
+                              before it does.
     clip_x0:                  whether x0 is clipped to [−1, 1] before it is used.
     """
 
@@ -56,6 +65,8 @@ class StepTable:
     c: Tensor
     u: Tensor
     v: Tensor
+    asked: Tensor
+    evaluated: Tensor
     clip_x0: bool = False
 
     @classmethod
@@ -88,13 +99,33 @@ class StepTable:
             torch.zeros(len(a), 0, dtype=torch.float64) if c is None else c,
             zero if u is None else u,
             zero if v is None else v,
+            path.t.clamp(0, process.num_steps - 1),
+            torch.ones(len(a), dtype=torch.bool),
             clip_x0,
         )
 
     @property
     def nfe(self) -> int:
         """Network evaluations per sample."""
-        return len(self.t)
+        return int(self.evaluated.sum())
+
+    @property
+    def noise_keys(self) -> Tensor:
+        """Which noise each row draws: int64 [S] in 0 … 2^32−1, a function of its t and of how often t came before.
+
+        At the first visit of an integer it is t itself, so tables share the noise of the steps that they share. What
+        else there is gets a hash from 2^31 on.
+        """
+        keys, visits = [], Counter()
+        for t in self.t.tolist():
+            keys.append(int(t) if visits[t] == 0 and t >= 0 and t == int(t) else _hashed(t, visits[t]))
+            visits[t] += 1
+        return torch.tensor(keys)
+
+    @property
+    def largest_weight(self) -> float:
+        """The largest of |a|, |b|, |c| and |s|. Rounding in float32 grows by about as much."""
+        return max(float(column.abs().max()) for column in (self.a, self.b, self.c, self.s) if column.numel())
 
     @property
     def stochastic(self) -> bool:
@@ -111,18 +142,17 @@ class Solver(Protocol):
     @property
     def name(self) -> str: ...
 
-    def table(self, process: ForwardProcess, timesteps: Sequence[int]) -> StepTable: ...
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable: ...
 
 
-def descend(timesteps: Sequence[int], num_steps: int, to_data: bool) -> Path:
+def descend(timesteps: Steps, num_steps: int, to_data: bool) -> Path:
     """From the last visited step to the first, and on to clean data if `to_data`."""
     visited = _checked(timesteps, num_steps, to_data)
-    path = visited[::-1] + ([-1] if to_data else [])
-    f, p = torch.tensor(path[:-1]), torch.tensor(path[1:])
-    return Path(f, f, p)
+    path = _as_tensor(visited[::-1] + ([-1] if to_data else []))
+    return Path(path[:-1], path[:-1], path[1:])
 
 
-def ascend(timesteps: Sequence[int], num_steps: int, to_data: bool, clip_x0: bool) -> Path:
+def ascend(timesteps: Steps, num_steps: int, to_data: bool, clip_x0: bool) -> Path:
     """From clean data if `to_data`, else from the first visited step, up to the last.
 
     The row that starts on clean data asks the network at the first visited step. Raises ValueError for clip_x0.
@@ -130,21 +160,32 @@ def ascend(timesteps: Sequence[int], num_steps: int, to_data: bool, clip_x0: boo
     if clip_x0:
         raise ValueError("solver.clip_x0=true cannot be undone, so there is no encoding with it: set it to false.")
     visited = _checked(timesteps, num_steps, to_data)
-    path = ([-1] if to_data else []) + visited
-    f, p = torch.tensor(path[:-1]), torch.tensor(path[1:])
-    return Path(f, f.clamp(min=visited[0]), p)
+    path = _as_tensor(([-1] if to_data else []) + visited)
+    return Path(path[:-1], path[:-1].clamp(min=visited[0]), path[1:])
 
 
-def _checked(timesteps: Sequence[int], num_steps: int, to_data: bool) -> list[int]:
+def _checked(timesteps: Steps, num_steps: int, to_data: bool) -> list[float]:
     steps = list(timesteps)
-    if not steps or steps != sorted(set(steps)) or steps[0] < 0 or steps[-1] >= num_steps:
+    real = any(isinstance(step, float) for step in steps)
+    inside = all((step > -1 if real else step >= 0) and step <= num_steps - 1 for step in steps)  # not so of a nan
+    if not steps or not inside or any(step >= later for step, later in pairwise(steps)):
+        allowed = f"0 ... {num_steps - 1}" + (" (real times above -1)" if real else "")
         raise ValueError(
-            f"visited steps must be ascending, unique and within 0 ... {num_steps - 1}, got {steps}: correct "
-            "schedule.timesteps."
+            f"visited steps must be ascending, unique and within {allowed}, got {steps}: correct schedule.timesteps."
         )
     if len(steps) < 2 and not to_data:
         raise ValueError("one visited step and to_data=false leave nothing to do: visit two steps or set to_data=true.")
     return steps
+
+
+def _as_tensor(steps: list[float]) -> Tensor:
+    return torch.tensor(steps, dtype=torch.float64 if any(isinstance(step, float) for step in steps) else torch.int64)
+
+
+def _hashed(t: float, visit: int) -> int:
+    """31 bits of (t, visit), behind a 1: no step of a process is so late."""
+    low, high = struct.unpack("<II", struct.pack("<d", t))
+    return 1 << 31 | philox((low, high, visit, 0), (0, 0))[0] >> 1
 
 
 def noise_ratio(process: ForwardProcess, t: Tensor) -> Tensor:

@@ -1,0 +1,33 @@
+"""The analytical first step: at the process's last step the state is nearly all noise, so eps is the state itself."""
+
+from dataclasses import dataclass, replace
+
+from skipstone.process import ForwardProcess
+from skipstone.solvers.table import Solver, Steps, StepTable
+
+
+@dataclass(frozen=True)
+class AFS:
+    """Another solver whose first row takes eps := x_t in place of an evaluation (Dockhorn et al. 2022).
+
+    solver:           the other, such as AdamsBashforth(order=4).
+    to_data, clip_x0: as for DDIM, in place of the other's own.
+    """
+
+    solver: Solver
+    to_data: bool = True
+    clip_x0: bool = False
+
+    @property
+    def name(self) -> str:
+        """The other's, and afs."""
+        return f"{self.solver.name}_afs"
+
+    def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
+        """The table from noise to data over the visited steps (ascending). Raises ValueError if it has one row."""
+        table = replace(self.solver, to_data=self.to_data, clip_x0=self.clip_x0).table(process, timesteps)
+        if table.nfe < 2:
+            raise ValueError("the analytical first step leaves no evaluation: visit one more step, or leave it out.")
+        evaluated = table.evaluated.clone()
+        evaluated[0] = False
+        return replace(table, evaluated=evaluated)
