@@ -211,7 +211,8 @@ def write_table(lines: dict[str, str]) -> None:
 
 {len(CASES)} bad inputs, and what the command says of each on stderr. Nothing that was there is harmed:
 `tests/commands/test_bad_inputs.py` runs every command in a folder with a small model store and compares all files
-before and after; beside its log, a run leaves at most a training that its command would go on with, and the caches of metrics.
+before and after; beside its log, a run leaves at most a training that its command would go on with, and the caches of
+metrics.
 
 The cases are in `tests/commands/bad_inputs.py`. `python -m pytest tests/commands/test_bad_inputs.py -m attack` starts
 each command from the
