@@ -91,7 +91,7 @@ def another(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
-        return value + 1
+        return value + 1 if value + 1 != value else 1.0  # infinity
     return "another" if value != "another" else "a third"
 
 
