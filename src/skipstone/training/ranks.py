@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 _LOOK = 1.0  # seconds between a rank's looks for its parent
+_PATIENCE = 25.0  # seconds that ranks have to save and end once they are told
 _OTHER = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGINT}
 
 
@@ -38,8 +39,16 @@ def parent_of(launcher: Any) -> Iterator[None]:
         for rank in launcher.procs:
             if rank.is_alive():
                 # A terminal's Ctrl-C reaches the ranks, too. They take the same signal again for "do not wait", so
-                # they get the other one.
-                os.kill(rank.pid, _OTHER[number])
+                # they get the other one. Ranks that wait for each other for ever hear nothing: the second signal ends
+                # them, and so does time.
+                os.kill(rank.pid, _OTHER[number] if len(told) == 1 else signal.SIGKILL)
+        if len(told) == 1:
+            threading.Thread(target=end_late, daemon=True).start()
+
+    def end_late() -> None:
+        time.sleep(_PATIENCE)
+        for rank in launcher.procs:
+            rank.kill()
 
     before = {number: signal.signal(number, pass_on) for number in _OTHER}
     try:
@@ -73,12 +82,12 @@ def end_with_parent() -> None:
 
     A parent that was killed tells its processes nothing.
     """
-    parent = multiprocessing.parent_process()
-    if parent is None:
+    if multiprocessing.parent_process() is None:
         return
+    parent = os.getppid()  # a server of forks may stand between this process and who asked for it
 
     def watch() -> None:
-        while parent.pid == os.getppid():
+        while os.getppid() == parent:
             time.sleep(_LOOK)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
