@@ -3,9 +3,10 @@
 import ast
 import re
 import shlex
+import tomllib
 
 import pytest
-from shell import ROOT, python
+from shell import ENVIRONMENT, ROOT, python
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 
@@ -28,6 +29,9 @@ SMALL_SCRIPT = {
 NOT_HERE = {
     "dataset=cifar10": "downloads CIFAR-10",
     "experiment=cifar10": "downloads CIFAR-10 and wants a GPU",
+    "own_": "wants the page's own files; test_extending.py types it",
+    "<folder>": "wants CIFAR-10 as a folder",
+    "dataset=mnist": "downloads MNIST",
     "scripts/tables.py": "wants the CIFAR-10 model; test_results.py runs it on a small one",
     "scripts/study.py": "wants a trained model of MNIST; test_commands.py runs it on a small one",
     "scripts/benchmark.py": "measures for minutes; test_benchmark.py runs every subcommand",
@@ -72,6 +76,31 @@ def test_every_command_line_runs(line, room):
     done = python(script, *words)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_package_is_pinned():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [*wanted["dependencies"], *wanted["optional-dependencies"]["dev"], *wanted["optional-dependencies"]["fid"]]
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    asked = {re.match(r"[\w-]+", name)[0].lower() for name in names} - {"skipstone"}
+    assert asked <= pinned
+
+
+def test_the_traceback_is_shown_where_it_is_asked_for(tmp_path):
+    words = ("experiment=smoke", "tau=0", f"paths.outputs={tmp_path}")
+    for asked, shown in (({}, False), ({"HYDRA_FULL_ERROR": "1"}, True)):
+        done = python("train.py", *words, environment=ENVIRONMENT | asked)
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) == shown
+
+
+def test_a_sweep_with_the_whole_grid_in_each_job(room):
+    words = ["-m", "schedule=exp", "nfe=5,6", "evaluation.grid=true", "evaluation.taus=[3,4]", *SMALL]
+    sweep = room / "outputs" / "grid"
+    done = python("train.py", *words, f"paths.outputs={room}/outputs", f"hydra.sweep.dir={sweep}")
+    assert done.returncode == 0, done.stderr
+    for job in ("0", "1"):
+        assert len((sweep / job / "evaluation.csv").read_text().splitlines()) == 1 + 2 * 2 + 1  # header, grid, own cell
 
 
 def sentences(page):

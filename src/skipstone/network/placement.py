@@ -58,7 +58,13 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
     if trainer.get("num_nodes", 1) != 1:
         raise ValueError(f"trainer.num_nodes={trainer['num_nodes']} is not supported: one host trains; leave it out.")
     concrete["devices"] = _devices(trainer["devices"], max(1, torch.cuda.device_count()) if gpu else None)
-    if trainer["strategy"] == "auto" and len(_numbers(concrete["devices"])) > 1:
+    several = len(_numbers(concrete["devices"])) > 1
+    if several and gpu:
+        raise ValueError(
+            f"trainer.devices={trainer['devices']} is not supported on GPUs yet: set trainer.devices=1, or a list such "
+            "as [1] for another GPU than the first."
+        )
+    if trainer["strategy"] == "auto" and several:
         # Devices other than the first run nothing but the training, which is what Lightning's spawning strategy does.
         concrete["strategy"] = "ddp_spawn"
     return {**trainer, **concrete}
