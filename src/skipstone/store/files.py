@@ -9,13 +9,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors.torch import save
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -48,8 +49,10 @@ def write(path: Path, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def write_tensors(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors."""
+    from safetensors.torch import save  # imports torch, which a command that is refused does without
+
     write(path, save(tensors, metadata))
 
 
