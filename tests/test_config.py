@@ -6,7 +6,7 @@ import pytest
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
-from skipstone import ForwardProcess, schedules
+from skipstone import ForwardProcess, noise, schedules, solvers
 from skipstone.commands.cli import CONF
 from skipstone.commands.grid import build_cells
 from skipstone.network import placement
@@ -19,6 +19,10 @@ OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_instantiates(group, option, tmp_path, composed):
     needed = ["schedule.timesteps=[0,10,999]"] if option == "custom" else []
+    if option == "table":
+        saved = solvers.DDIM().table(ForwardProcess(noise.linear()), [0, 10, 999])
+        solvers.save_table(saved, tmp_path / "t.json", {})
+        needed = [f"solver.path={tmp_path}/t.json", "schedule=custom", "schedule.timesteps=[]"]
     config = composed(f"{group}={option}", f"paths.outputs={tmp_path}", *needed)
     process = ForwardProcess(instantiate(config.noise))
     assert build_cells(config, process, config.evaluation.taus, config.evaluation.etas)
