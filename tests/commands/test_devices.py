@@ -70,6 +70,8 @@ def undisturbed(tmp_path_factory):
         done = run(*words, "logger=none", "trainer.max_steps=40", f"paths.outputs={outputs}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Look next at") == 1
+        assert "`" not in done.stdout + done.stderr  # Lightning's words, which each rank would print
+        assert "GLOBAL_RANK" not in done.stdout + done.stderr
         assert len(list(outputs.glob("runs/*/*/report.html"))) == 1
         assert len(re.findall(r"training \S+ for 40 steps", done.stdout + done.stderr)) == 1
         stored.append((weights(outputs), [path.name for path in outputs.glob("models/*-*") if path.is_dir()]))

@@ -4,12 +4,14 @@ The parent trains nothing. It passes signals on to the ranks, waits until they h
 a rank that failed.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -111,3 +113,17 @@ def end_with_parent() -> None:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def quiet() -> None:
+    """Leave warnings to Hydra's log: Lightning would print them a second time, with tips and commonplaces."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.WARNING)
+    for message in ("The '.*_dataloader' does not have many workers", "`isinstance.treespec, LeafSpec.`"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", "Experiment logs directory")  # metrics.csv is ours to continue
+    warnings.filterwarnings(
+        "ignore", "You're resuming from a checkpoint that ended before the epoch"
+    )  # StepSampler can
