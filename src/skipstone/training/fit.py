@@ -46,9 +46,11 @@ def fit(
 ) -> nn.Module:
     """Train `net` and return it with the averaged weights of the last step.
 
-    trainer_config: resolved (placement.resolve).  folder: the model's, for last.ckpt and metrics.csv.  logger: a
-    tracker beside metrics.csv.  callbacks: see the averaged weights.  found: the checkpoint to go on from, as
-    resume.latest found it there; None begins anew.
+    trainer_config: resolved (placement.resolve)
+    folder:         the model's, where last.ckpt and metrics.csv lie
+    logger:         a tracker beside metrics.csv
+    callbacks:      see the averaged weights
+    found:          the checkpoint to go on from, as resume.latest found it there; None begins from scratch
     """
     ranks.quiet()
     accumulated = trainer_config["accumulate_grad_batches"]
