@@ -70,6 +70,8 @@ def undisturbed(tmp_path_factory):
         done = run(*words, "logger=none", "trainer.max_steps=40", f"paths.outputs={outputs}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Look next at") == 1
+        assert "`" not in done.stdout + done.stderr  # Lightning's words, which each rank would print
+        assert "GLOBAL_RANK" not in done.stdout + done.stderr
         assert len(list(outputs.glob("runs/*/*/report.html"))) == 1
         assert len(re.findall(r"training \S+ for 40 steps", done.stdout + done.stderr)) == 1
         stored.append((weights(outputs), [path.name for path in outputs.glob("models/*-*") if path.is_dir()]))
@@ -106,6 +108,23 @@ def test_a_signal_reaches_every_rank_and_the_same_command_goes_on(how, undisturb
     done = run(*TWO, *words)
     assert done.returncode == 0, done.stderr
     assert difference(weights(tmp_path), undisturbed[1][0]) == 0
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "SIGINT to the group"])
+def test_a_signal_while_ranks_start_ends_them_too(how, tmp_path):
+    command = start("trainer.max_steps=100000", f"paths.outputs={tmp_path}")
+    began = wait_for(lambda: ranks(command))
+    number = signal.Signals[how.split()[0]]
+    (os.killpg if "group" in how else os.kill)(command.pid, number)
+    try:
+        told, _ = command.communicate(timeout=20)  # less than it takes until ranks that hear nothing are ended
+    finally:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
+    assert command.returncode == 130, told
+    assert "interrupted; the same command continues" in told
+    wait_for(lambda: not any(alive(pid) for pid in began))
+    assert not ranks(command)
 
 
 def test_a_rank_that_is_killed_ends_the_command_in_one_sentence(undisturbed, tmp_path):

@@ -28,7 +28,7 @@ class Recording:
         with casts:
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):  # once for nothing, in which kernels are compiled and chosen
+            with torch.cuda.stream(aside):  # its result is thrown away: this compiles and chooses kernels
                 loss(self._images, self._step).backward()
             torch.cuda.current_stream().wait_stream(aside)
             self.release()

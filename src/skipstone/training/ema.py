@@ -26,7 +26,7 @@ class EMA(WeightAveraging):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Lightning's own would wait for the device, which counts the updates, and look every parameter up anew."""
+        """Lightning's own would wait for the device, which counts the updates, and look every parameter up again."""
         k = trainer.global_step
         if k == self._latest_update_step:
             return  # gradients accumulate

@@ -3,7 +3,6 @@
 import logging
 import signal
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,13 @@ def fit(
 ) -> nn.Module:
     """Train `net` and return it with the averaged weights of the last step.
 
-    trainer_config: resolved (placement.resolve).  folder: the model's, for last.ckpt and metrics.csv.  logger: a
-    tracker beside metrics.csv.  callbacks: see the averaged weights.  found: the checkpoint to go on from, as
-    resume.latest found it there; None begins anew.
+    trainer_config: resolved (placement.resolve)
+    folder:         the model's, where last.ckpt and metrics.csv lie
+    logger:         a tracker beside metrics.csv
+    callbacks:      see the averaged weights
+    found:          the checkpoint to go on from, as resume.latest found it there; None begins from scratch
     """
-    _quiet()
+    ranks.quiet()
     accumulated = trainer_config["accumulate_grad_batches"]
     resumed, step, past = found or (None, 0, [])
     curve = Curve(folder, past)
@@ -118,20 +119,6 @@ def _pass_on(number: signal.Signals | None) -> None:
     """To submitit, once the training is saved, what it waits for: it puts the job back and ends the process its way."""
     if number in requeue_signals() and callable(signal.getsignal(number)):
         signal.raise_signal(number)
-
-
-def _quiet() -> None:
-    """Leave warnings to Hydra's log: Lightning would print them a second time, with tips and commonplaces."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.setLevel(logging.WARNING)
-    for message in ("The '.*_dataloader' does not have many workers", "`isinstance.treespec, LeafSpec.`"):
-        warnings.filterwarnings("ignore", message)
-    warnings.filterwarnings("ignore", "Experiment logs directory")  # metrics.csv is ours to continue
-    warnings.filterwarnings(
-        "ignore", "You're resuming from a checkpoint that ended before the epoch"
-    )  # StepSampler can
 
 
 class _Bar(RichProgressBar):

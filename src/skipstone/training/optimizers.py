@@ -78,7 +78,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """Of each G = U S Vᵀ of full rank roughly U Vᵀ: singular values between 0.7 and 1.2, but for the very smallest.
 
     matrices: float [k, rows, columns], each of its own size of numbers.  Returns the same shape in float32; computed in
-    bfloat16, of which the iteration makes little.
+    bfloat16, because the iteration needs little precision.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices

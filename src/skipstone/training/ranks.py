@@ -4,14 +4,18 @@ The parent trains nothing. It passes signals on to the ranks, waits until they h
 a rank that failed.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.popen_spawn_posix import Popen
 from types import FrameType
 from typing import Any
 
@@ -32,10 +36,15 @@ def parent_of(launcher: Any) -> Iterator[None]:
         return
     from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-    told = []
+    told, others = [], set(multiprocessing.active_children())
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         told.append(number)
+        if not launcher.procs:
+            # The ranks are still being started, and have nothing to save. One that Ctrl-C ended no longer reads what
+            # this process is writing to it, and without an exception that write would never end.
+            _end_half_started(frame)
+            raise KeyboardInterrupt
         for rank in launcher.procs:
             if rank.is_alive():
                 # A terminal's Ctrl-C reaches the ranks, too. They take the same signal again for "do not wait", so
@@ -58,10 +67,22 @@ def parent_of(launcher: Any) -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise _cause(launcher.procs, error) from error
     finally:
+        if not launcher.procs:
+            for rank in set(multiprocessing.active_children()) - others:
+                rank.kill()
         for number, handler in before.items():
             signal.signal(number, handler)
     if told:
         raise KeyboardInterrupt
+
+
+def _end_half_started(frame: FrameType | None) -> None:
+    """End the process that is being started where a signal came: until it has read its work nobody else knows it."""
+    for caller, _ in traceback.walk_stack(frame):
+        if caller.f_code is Popen._launch.__code__:
+            pid = getattr(caller.f_locals["self"], "pid", None)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _cause(ranks: list[multiprocessing.Process], error: Exception) -> Exception:
@@ -92,3 +113,17 @@ def end_with_parent() -> None:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def quiet() -> None:
+    """Leave warnings to Hydra's log: Lightning would print them a second time, with tips and commonplaces."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.WARNING)
+    for message in ("The '.*_dataloader' does not have many workers", "`isinstance.treespec, LeafSpec.`"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", "Experiment logs directory")  # metrics.csv is ours to continue
+    warnings.filterwarnings(
+        "ignore", "You're resuming from a checkpoint that ended before the epoch"
+    )  # StepSampler can

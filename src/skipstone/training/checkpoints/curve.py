@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class Curve(CSVLogger):
-    """metrics.csv, whose rows every checkpoint holds, too: a resumed training writes it anew, as it then was.
+    """metrics.csv, whose rows every checkpoint holds, too: a resumed training writes it again, as it then was.
 
     rows: the past ones, in order.
     """

@@ -58,7 +58,10 @@ class Survival(Callback):
         self._lossless = False  # whether nothing would be lost by stopping at once
         self._losses = LossWatch()
 
-    def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a rank, as early as something of ours is reached there: before Lightning connects it to the others."""
+        self.__dict__.update(state)
+        ranks.quiet()
         ranks.end_with_parent()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
