@@ -1,7 +1,6 @@
 """Curves, the contact sheet, and how rows of evaluation.csv are read for them."""
 
 import io
-import math
 
 import pytest
 import torch
@@ -10,10 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skipstone.evaluation.evaluate import Result
-from skipstone.evaluation.metrics import Measured, Metric, limits_of, metrics_of
-from skipstone.evaluation.metrics.metric import flat, not_a_number
-from skipstone.report import csv, curves, pictures, sheet, terminal
-from skipstone.report.rows import families, show, stops
+from skipstone.report import csv, curves, pictures, sheet
+from skipstone.report.rows import families, floor, metrics, show, stops
 
 
 @pytest.mark.parametrize("schedules", [1, 2, 4])
@@ -126,25 +123,9 @@ def test_metrics_are_whatever_has_a_floor():
         make_result(names=()).row,
         make_result(names=("fd_new",)).row | {"other": 1.0, "fd_new_infinity_floor": 1.0},
     ]
-    solver_rmse, fd_new = metrics_of(rows)
-    assert [solver_rmse.name, fd_new.name] == ["solver_rmse", "fd_new"]
-    assert (fd_new.floor(rows[0]), fd_new.floor(rows[1]), solver_rmse.floor(rows[0])) == (None, 0.5, 0.0)
-    assert [metric.name for metric in metrics_of([make_result(eta=1.0).row])] == ["fd_random", "kid_random"]
-
-
-@pytest.mark.parametrize("lower", [True, False])
-def test_a_metric_reads_what_it_writes_and_knows_its_direction(lower):
-    metric = Metric("sharpness", lower_is_better=lower)
-    row = flat([(metric, Measured(3.0, spread=0.5, limit=2.0, real=1.0, real_limit=0.9))])
-    worse = flat([(metric, Measured(4.0 if lower else 2.0, real=1.0))])
-    assert metrics_of([row, worse]) == [metric]
-    assert (metric.value(row), metric.spread(row), metric.floor(row)) == (3.0, 0.5, 1.0)
-    assert (metric.limit.value(row), metric.limit.floor(row)) == (2.0, 0.9)
-    assert metric.best([row, worse, flat([(metric, Measured(math.nan))])]) == 3.0
-    assert [limit.name for limit in limits_of([row])] == ["sharpness_infinity"]
-    sick = not_a_number(row)
-    assert (metric.floor(sick), metric.limit.floor(sick)) == (1.0, 0.9)
-    assert all(math.isnan(number) for number in (metric.value(sick), metric.spread(sick), metric.limit.value(sick)))
+    assert metrics(rows) == ["solver_rmse", "fd_new"]
+    assert (floor(rows[0], "fd_new"), floor(rows[1], "fd_new"), floor(rows[0], "solver_rmse")) == (None, 0.5, 0.0)
+    assert metrics([make_result(eta=1.0).row]) == ["fd_random", "kid_random"]
 
 
 def test_families_are_told_apart_by_what_differs():
@@ -157,14 +138,14 @@ def test_families_are_told_apart_by_what_differs():
 
 def test_a_table_of_many_metrics_fits_a_terminal_and_names_what_does_not(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    terminal.print_table(make_grid(names=METRICS, n=4))
+    csv.print_table(make_grid(names=METRICS, n=4))
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "…" not in printed
     assert "classifier" in printed.split("In evaluation.csv")[0]
     assert "fid, kid_inception, seconds" in printed.split("In evaluation.csv")[1]
     monkeypatch.setenv("COLUMNS", "200")
-    terminal.print_table(make_grid(names=METRICS, n=4))
+    csv.print_table(make_grid(names=METRICS, n=4))
     printed = capsys.readouterr().out
     assert "inception" in printed
     assert "evaluation.csv" not in printed

@@ -88,7 +88,7 @@ HOLDER = """
 import socket, sys, time
 from pathlib import Path
 socket.gethostname = lambda: sys.argv[2]
-from skipstone import locks
+from skipstone.store import locks
 locks.LEASE = 3.0
 path = Path(sys.argv[1])
 with locks.held(path, "the work", path):

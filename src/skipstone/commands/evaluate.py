@@ -25,7 +25,7 @@ from skipstone.evaluation.cells import Cell
 from skipstone.evaluation.evaluate import Result, evaluate
 from skipstone.evaluation.fine import FineSolution
 from skipstone.network import compiling
-from skipstone.report import csv, curves, page, pictures, sheet, terminal, tracking
+from skipstone.report import csv, curves, page, pictures, sheet, tracking
 from skipstone.store import files
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def review(
         finally:  # a multirun's next job would go on in a run that was left open
             tracking.finish(logger, finished)
     archive.save(results, model.folder.name, command, folder)
-    terminal.print_table(results)
+    csv.print_table(results)
     print(f"Look next at {path} (model: {model.folder})")
     return results
 

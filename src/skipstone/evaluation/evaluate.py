@@ -12,8 +12,7 @@ from torch import Tensor
 from skipstone import engine
 from skipstone.data import to_bytes
 from skipstone.evaluation.cells import SETTINGS, Cell
-from skipstone.evaluation.metrics import SOLVER_RMSE, Proxies, solver_rmse
-from skipstone.evaluation.metrics.metric import not_a_number
+from skipstone.evaluation.metrics import Proxies, solver_rmse
 from skipstone.solvers import StepTable
 
 log = logging.getLogger(__name__)
@@ -94,11 +93,11 @@ def evaluate(
 def measured(cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float) -> dict[str, Any]:
     """The row of a cell's samples, float [proxies.n, C, H, W] on the CPU, which took so many seconds."""
     row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
-    row[SOLVER_RMSE.name] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
+    row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
     measured = proxies(to_bytes(x))
     if not x.isfinite().all():  # as bytes they look like any black image
         log.warning("samples of %s are not finite, so it has no distances", cell.name)
-        measured = not_a_number(measured)
+        measured |= {name: float("nan") for name in measured if not name.endswith("_floor")}
     return row | measured | {"seconds": seconds, "images_per_second": proxies.n / seconds}
 
 

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from skipstone.evaluation.metrics import Metric, metrics_of
 from skipstone.report.embed import Drawing
 from skipstone.report.pictures import png, write
-from skipstone.report.rows import Row, families, finite
+from skipstone.report.rows import Row, families, finite, floor, metrics
 
 _MARKERS = "osD^vPX*"
 _GRAY = "0.45"
@@ -34,7 +33,7 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
     One column a family (schedule), one row a metric, along which the axis is shared so that schedules compare. A
     single family has its metrics side by side.
     """
-    shown, columns = metrics_of(rows), families(rows)
+    shown, columns = metrics(rows), families(rows)
     alone = len(columns) == 1
     shape = (math.ceil(len(shown) / 3), min(len(shown), 3)) if alone else (len(shown), len(columns))
     figure = Figure(figsize=(max(4.6, 3.2 * shape[1]) + 0.6, 2.1 * shape[0] + 0.9), layout="constrained")
@@ -50,7 +49,7 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
         axes.xaxis.minorticks_off()
         axes.tick_params(labelbottom=place >= len(panels) - shape[1])
         if alone or place % len(columns) == 0:
-            axes.set_ylabel(metric.name)
+            axes.set_ylabel(metric)
         if place < len(columns) and not alone:
             axes.set_title(family, fontsize="medium")
     where = f" (schedule {next(iter(columns))})" if alone else ""
@@ -66,24 +65,24 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _drawn(row: Row, metric: Metric) -> tuple[float | None, ...]:
-    return metric.value(row), metric.limit.value(row), metric.floor(row)
+def _drawn(row: Row, metric: str) -> tuple[float | None, ...]:
+    return row.get(metric), row.get(f"{metric}_infinity"), floor(row, metric)
 
 
-def _panel(axes: Axes, rows: Sequence[Row], metric: Metric, etas: Sequence[float]) -> None:
+def _panel(axes: Axes, rows: Sequence[Row], metric: str, etas: Sequence[float]) -> None:
     """One metric of one family."""
     colors = matplotlib.colormaps["plasma"]
     for k, eta in enumerate(etas):
         color = colors(0.1 + 0.6 * k / max(1, len(etas) - 1))  # neither end too pale nor too dark, on any ground
-        for number, style, label in (
-            (metric.value, {"marker": _MARKERS[k % len(_MARKERS)], "markersize": 5}, f"η = {eta:g}"),
-            (metric.limit.value, {"linestyle": ":"}, "n → ∞"),
+        for name, style, label in (
+            (metric, {"marker": _MARKERS[k % len(_MARKERS)], "markersize": 5}, f"η = {eta:g}"),
+            (f"{metric}_infinity", {"linestyle": ":"}, "n → ∞"),
         ):
-            points = sorted((row["nfe"], number(row)) for row in rows if row["eta"] == eta and finite(number(row)))
+            points = sorted((row["nfe"], row[name]) for row in rows if row["eta"] == eta and finite(row.get(name)))
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.4, **style)
     # the floor of solver_rmse is 0, which lies below every logarithm
-    for height in sorted({metric.floor(row) for row in rows if finite(metric.floor(row))} - {0.0}):
+    for height in sorted({floor(row, metric) for row in rows if finite(floor(row, metric))} - {0.0}):
         axes.axhline(height, color=_GRAY, linestyle="--", linewidth=1.1, label="floor")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

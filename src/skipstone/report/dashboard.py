@@ -6,9 +6,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from skipstone.evaluation.evaluate import Result
-from skipstone.evaluation.metrics import SOLVER_RMSE, limits_of, metrics_of
 from skipstone.report import pictures
-from skipstone.report.rows import Row, caption, families, finite, show
+from skipstone.report.rows import Row, caption, families, finite, floor, metrics, show
 
 _THUMBNAILS = 16
 _TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telling first: docs/metrics.md
@@ -17,15 +16,14 @@ _TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telli
 def log_results(loggers: Sequence[Logger], results: Sequence[Result], step: int | None = None) -> None:
     """Every cell's numbers under cell/<name>/…, the floors under floor/…, and grids where a logger takes images."""
     rows = [result.row for result in results]
-    measured = metrics_of(rows)
-    columns = [metric.name for metric in (*measured, *limits_of(rows))]
+    measured = metrics(rows)
     numbers = {
         f"cell/{row['cell']}/{name}": row[name]
         for row in rows
-        for name in ("nfe", *columns, "seconds", "images_per_second")
+        for name in ("nfe", *measured, *(f"{name}_infinity" for name in measured), "seconds", "images_per_second")
         if finite(row.get(name))
     }
-    numbers |= {f"floor/{metric.name}": metric.floor(rows[0]) for metric in measured}
+    numbers |= {f"floor/{name}": floor(rows[0], name) for name in measured}
     for logger in loggers:
         logger.log_metrics(numbers, step=step)
         if hasattr(logger, "log_image"):
@@ -50,7 +48,7 @@ def log_review(logger: Logger, results: Sequence[Result]) -> None:
 
 def _said(row: Row) -> str:
     """What a picture of a cell shows, and what the cell scores beside the floors."""
-    numbers = (f"{each.name} {show(each.value(row))} (floor {show(each.floor(row))})" for each in metrics_of([row]))
+    numbers = (f"{name} {show(row[name])} (floor {show(floor(row, name))})" for name in metrics([row]))
     return "; ".join([caption(row), *numbers])
 
 
@@ -71,27 +69,28 @@ def _curves(rows: Sequence[Row]) -> dict[str, Any]:
     import wandb
 
     charts = {}
-    for metric in metrics_of(rows):
+    for metric in metrics(rows):
         lines: dict[str, list[tuple[int, float]]] = {}
         for family, indices in families(rows).items():
             for row in sorted((rows[i] for i in indices), key=lambda row: row["nfe"]):
-                if finite(metric.value(row)):
-                    lines.setdefault(f"{family} η={row['eta']:g}", []).append((row["nfe"], metric.value(row)))
+                if finite(row.get(metric)):
+                    lines.setdefault(f"{family} η={row['eta']:g}", []).append((row["nfe"], row[metric]))
         nfes = [row["nfe"] for row in rows]
-        lines["floor"] = [(nfe, metric.floor(rows[0])) for nfe in (min(nfes), max(nfes))]
+        lines["floor"] = [(nfe, floor(rows[0], metric)) for nfe in (min(nfes), max(nfes))]
         xs, ys = zip(*(zip(*points, strict=True) for points in lines.values()), strict=True)
-        charts[f"curve/{metric.name}"] = wandb.plot.line_series(
-            xs=xs, ys=ys, keys=list(lines), title=f"{metric.name} against NFE", xname="NFE"
+        charts[f"curve/{metric}"] = wandb.plot.line_series(
+            xs=xs, ys=ys, keys=list(lines), title=f"{metric} against NFE", xname="NFE"
         )
     return charts
 
 
 def _best(rows: Sequence[Row]) -> dict[str, Any]:
     """The cell that comes nearest to the data by the most telling distance there is, and all its distances."""
-    measured = {metric.name: metric for metric in metrics_of(rows) if metric != SOLVER_RMSE}
-    telling = next((measured[name] for name in _TELLING if name in measured), None)
-    if telling is None:
-        return {}
-    row = next(row for row in rows if telling.value(row) == telling.best(rows))
-    numbers = {f"best/{name}": metric.value(row) for name, metric in measured.items()}
-    return {"best/cell": row["cell"], "best/nfe": row["nfe"], **numbers}
+    measured = [name for name in metrics(rows) if name != "solver_rmse"]
+    telling = next((name for name in _TELLING if name in measured), "fd_random")
+    row = min((row for row in rows if finite(row.get(telling))), key=lambda row: row[telling], default=None)
+    return (
+        {}
+        if row is None
+        else {"best/cell": row["cell"], "best/nfe": row["nfe"], **{f"best/{name}": row[name] for name in measured}}
+    )

@@ -8,9 +8,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from skipstone.evaluation.evaluate import Result
-from skipstone.evaluation.metrics import Metric, metrics_of
 from skipstone.report.embed import embed_samples
-from skipstone.report.rows import Row, caption, families, finite, show, stops, tau
+from skipstone.report.rows import Row, caption, families, finite, floor, metrics, show, stops, tau
 
 Data = dict[str, Any]
 
@@ -25,7 +24,7 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
     if not results:
         return None
     rows = [result.row for result in results]
-    groups, measured = families(rows), metrics_of(rows)
+    groups, measured = families(rows), metrics(rows)
     places = [_places(rows, metric) for metric in measured]
     cells: list[Data] = []
     for i, (result, row) in enumerate(zip(results, rows, strict=True)):
@@ -48,7 +47,7 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
         )
     samples, _, height, width = results[0].film.x.shape[1:]
     return {
-        "families": list(groups), "metrics": [metric.name for metric in measured], "cells": cells,
+        "families": list(groups), "metrics": measured, "cells": cells,
         "samples": samples, "height": height, "width": width,
     }  # fmt: skip
 
@@ -58,17 +57,17 @@ def _sprite(frames: Tensor) -> str:
     return embed_samples(make_grid(frames.flatten(0, 1), nrow=frames.shape[1], padding=0)).uri
 
 
-def _number(row: Row, metric: Metric, place: Callable[[float | None], float | None]) -> Data:
-    value, its_floor = metric.value(row), metric.floor(row)
+def _number(row: Row, metric: str, place: Callable[[float | None], float | None]) -> Data:
+    value, its_floor = row.get(metric), floor(row, metric)
     return {"value": show(value), "floor": show(its_floor), "at": place(value), "floor_at": place(its_floor)}
 
 
-def _places(rows: Sequence[Row], metric: Metric) -> Callable[[float | None], float | None]:
+def _places(rows: Sequence[Row], metric: str) -> Callable[[float | None], float | None]:
     """From a value to its place on a line from 0 (the least of all values and floors) to 100 (the greatest).
 
     By asinh: logarithmic for large values, linear around zero, which a floor is at and unbiased distances fall below.
     """
-    values = [value for row in rows for value in (metric.value(row), metric.floor(row)) if finite(value)]
+    values = [value for row in rows for value in (row.get(metric), floor(row, metric)) if finite(value)]
     low, high = min(values), max(values)
     unit = -low if low < 0 else min((value for value in values if value > 0), default=1.0)
 

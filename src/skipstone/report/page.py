@@ -15,11 +15,10 @@ from torchvision.utils import make_grid
 
 from skipstone import __version__
 from skipstone.evaluation.evaluate import Film, Result
-from skipstone.evaluation.metrics import SOLVER_RMSE, Metric, beside, limits_of, metrics_of
 from skipstone.report import pictures
 from skipstone.report.embed import Embedded, embed_file, embed_samples
 from skipstone.report.explorer import explorer_data
-from skipstone.report.rows import Row, caption, finite, show
+from skipstone.report.rows import Row, caption, finite, floor, metrics, show
 from skipstone.store import files
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
@@ -66,10 +65,9 @@ def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
         own=own,
         columns=_columns(rows),
         one_network=len({(row.get("model"), row.get("seed")) for row in rows}) == 1,
-        best={metric.name: _best(rows, metric) for metric in metrics_of(rows)},
-        measured={metric.name: metric for metric in metrics_of(rows)},
-        limits={limit.name: limit for limit in limits_of(rows)},
-        solver_rmse=SOLVER_RMSE.name,
+        best={metric: _best(rows, metric) for metric in metrics(rows)},
+        measured=metrics(rows),
+        floor=floor,
         floors=list({row["images"]: row for row in rows}.values()),
         curves=embed_file(folder / "curves.png"),
         sheet=embed_file(folder / "contact.png"),
@@ -106,12 +104,13 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     names = dict.fromkeys(name for row in rows for name in row)
     kinds = ("model", "solver", "sigma", "to_data", "clip_x0")
     shared = {name for name in kinds if len({row.get(name) for row in rows}) == 1}
-    return [name for name in names if name not in shared | {"cell"} | beside(names)]
+    return [name for name in names if name not in shared | {"cell"} and not name.endswith(("_floor", "_std"))]
 
 
-def _best(rows: Sequence[Row], metric: Metric) -> float | None:
-    """The best value, where there are several to choose from."""
-    return metric.best(rows) if sum(finite(metric.value(row)) for row in rows) > 1 else None
+def _best(rows: Sequence[Row], metric: str) -> float | None:
+    """The least value, where there are several to choose from."""
+    values = [row[metric] for row in rows if finite(row.get(metric))]
+    return min(values) if len(values) > 1 else None
 
 
 def _strips(film: Film | None) -> list[Embedded]:

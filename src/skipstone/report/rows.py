@@ -1,4 +1,7 @@
-"""How the report reads rows of evaluation.csv: which rows make one curve, and how both are told."""
+"""How the report reads rows of evaluation.csv: which numbers are metrics, which rows make one curve, how both are said.
+
+A metric is `solver_rmse`, whose floor is 0, or whatever has a `<name>_floor` beside it. Lower is better in all.
+"""
 
 import itertools
 import math
@@ -8,6 +11,23 @@ from typing import Any
 Row = dict[str, Any]
 
 _KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "model")
+
+
+def metrics(rows: Sequence[Row]) -> list[str]:
+    """The metrics that at least one row has a value of, in the rows' order; not their limits (`*_infinity`)."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [
+        name
+        for name in names
+        if (name == "solver_rmse" or f"{name}_floor" in names)
+        and not name.endswith("_infinity")
+        and any(finite(row.get(name)) for row in rows)
+    ]
+
+
+def floor(row: Row, metric: str) -> float | None:
+    """What as many held-out real images score, or None where the row does not say."""
+    return 0.0 if metric == "solver_rmse" else row.get(f"{metric}_floor")
 
 
 def families(rows: Sequence[Row]) -> dict[str, list[int]]:

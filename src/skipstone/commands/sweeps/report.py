@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
 from skipstone.evaluation import results as archive
 from skipstone.evaluation.evaluate import Result
-from skipstone.report import csv, curves, page, sheet, terminal
+from skipstone.report import csv, curves, page, sheet
 from skipstone.store import files
 
 _CLOCK = ("seconds", "images_per_second")  # in which two samplings of one cell differ
@@ -59,7 +59,7 @@ def report(folder: Path) -> Path | None:
         notes=notes,
     )
     path = page.write_page(results, folder, story)
-    terminal.print_table(results)
+    csv.print_table(results)
     return path
 
 

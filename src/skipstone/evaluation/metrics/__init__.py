@@ -4,30 +4,23 @@ from skipstone.evaluation.metrics.classifier import ClassifierFeatures, ensure_c
 from skipstone.evaluation.metrics.distances import extrapolated, frechet, kernel
 from skipstone.evaluation.metrics.features import Extractor, RandomFeatures
 from skipstone.evaluation.metrics.inception import InceptionFeatures
-from skipstone.evaluation.metrics.metric import SOLVER_RMSE, Measured, Metric, beside, limits_of, metrics_of
 from skipstone.evaluation.metrics.nearest import Memorisation, MemoryCheck, nearest
 from skipstone.evaluation.metrics.proxies import Proxies
 from skipstone.evaluation.metrics.ranks import rank_correlation
 from skipstone.evaluation.metrics.solver_error import solver_rmse
 
 __all__ = [
-    "SOLVER_RMSE",
     "ClassifierFeatures",
     "Extractor",
     "InceptionFeatures",
-    "Measured",
     "Memorisation",
     "MemoryCheck",
-    "Metric",
     "Proxies",
     "RandomFeatures",
-    "beside",
     "ensure_classifier",
     "extrapolated",
     "frechet",
     "kernel",
-    "limits_of",
-    "metrics_of",
     "nearest",
     "rank_correlation",
     "solver_rmse",

@@ -1,8 +1,6 @@
 """Fréchet and kernel distances of a set of samples on several extractors' features, each beside its floor."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.data import ImageSet, pick
+from skipstone.data import ImageSet
 from skipstone.evaluation.metrics.cache import real_features
 from skipstone.evaluation.metrics.classifier import ensure_classifier
 from skipstone.evaluation.metrics.distances import extrapolated, fewest_to_extrapolate, frechet, kernel
 from skipstone.evaluation.metrics.features import Extractor, RandomFeatures
 from skipstone.evaluation.metrics.inception import NUM_FEATURES, InceptionFeatures
-from skipstone.evaluation.metrics.metric import Measured, Metric, flat, of_real
 
 _LARGEST_REFERENCE = 10_000
 
@@ -43,8 +40,7 @@ class Proxies:
     features: of the random network and of the classifier.  classifier: fd_classifier and kid_classifier, true, false or
     "auto": where the data has labels.  classifier_steps: of its training.  inception: fid and kid_inception, with
     Inception-V3's weights from this path or "download".  extrapolate: also each Fréchet distance's limit for infinitely
-    many samples.  subsets, subset_size: over which a kernel distance is averaged.  own: further metrics, of the images
-    themselves.
+    many samples.  subsets, subset_size: over which a kernel distance is averaged.
     """
 
     def __init__(
@@ -61,10 +57,9 @@ class Proxies:
         extrapolate: bool = False,
         subsets: int = 20,
         subset_size: int = 100,
-        own: Sequence[Metric] = (),
     ) -> None:
         self.images, self.n, self.folder = images, n, Path(outputs) / "statistics"
-        self.extrapolate, self.subsets, self.subset_size, self.own = extrapolate, subsets, subset_size, list(own)
+        self.extrapolate, self.subsets, self.subset_size = extrapolate, subsets, subset_size
         self._check_floor(n)
         _check_covariance(min(n, len(images.train)), features, extrapolate, "or lower metrics.features")
         if inception is not None:
@@ -91,56 +86,35 @@ class Proxies:
         self._check_floor(n)
         other = copy.copy(self)
         other.n = n
-        other.__dict__.pop("_real", None)  # of another number
+        other.__dict__.pop("floors", None)  # of another number
         return other
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
-        """uint8 [n, C, H, W] → columns of evaluation.csv, see `metric`: per extractor fd_… and kid_…, then own metrics.
+        """uint8 [n, C, H, W] → an extractor at a time its fd_…, kid_… and kid_…_std, then fd_…_infinity, then floors.
 
         The distances on Inception's features are called fid and kid_inception.
         """
         if len(samples) != self.n:
             raise ValueError(f"{len(samples)} samples cannot be held against a floor of {self.n} real images.")
-        if samples.dtype != torch.uint8:
-            raise ValueError(f"samples must be uint8, got {samples.dtype}: use to_bytes for the [-1, 1] scale.")
-        measured = self._measured([proxy.extractor(samples) for proxy in self.proxies], samples)
-        return flat(
-            (metric, replace(ours, real=real.value, real_limit=real.limit))
-            for (metric, ours), (_, real) in zip(measured, self._real, strict=True)
-        )
-
-    @property
-    def names(self) -> list[str]:
-        """The metrics that are measured, and their limits where those are extrapolated."""
-        limits = [metric.limit.name for metric, real in self._real if real.limit is not None]
-        return [metric.name for metric, _ in self._real] + limits
-
-    @property
-    def floors(self) -> dict[str, float]:
-        """The columns that n held-out real images score."""
-        real = ((metric, replace(each, real=each.value, real_limit=each.limit)) for metric, each in self._real)
-        return of_real(flat(real))
+        return {**self._distances([proxy.extractor(samples) for proxy in self.proxies]), **self.floors}
 
     @cached_property
-    def _real(self) -> list[tuple[Metric, Measured]]:
-        """n held-out real images, measured; when it is asked for, because what computes it takes a second to import."""
-        features = [
-            real_features(proxy.extractor, self.images, "held_out", self.n, self.folder) for proxy in self.proxies
-        ]
-        return self._measured(features, pick(self.images.held_out, self.n))
+    def floors(self) -> dict[str, float]:
+        """What n held-out real images score; when it is asked for, since what computes it takes a second to import."""
+        distances = self._distances(
+            [real_features(proxy.extractor, self.images, "held_out", self.n, self.folder) for proxy in self.proxies]
+        )
+        return {f"{name}_floor": value for name, value in distances.items() if not name.endswith("_std")}
 
-    def _measured(self, features: list[Tensor], images: Tensor) -> list[tuple[Metric, Measured]]:
-        found = []
-        for proxy, fake in zip(self.proxies, features, strict=True):
-            enough = proxy.extractor.num_features
-            if self.n > enough:
-                limit = None
-                if self.extrapolate and self.n >= fewest_to_extrapolate(enough):
-                    limit = extrapolated(proxy.reference, fake)
-                found.append((Metric(proxy.fd), Measured(frechet(proxy.reference, fake), limit=limit)))
-            value, spread = kernel(proxy.reference, fake, self.subsets, self.subset_size)
-            found.append((Metric(proxy.kid), Measured(value, spread)))
-        return found + [(metric, Measured(float(metric.compute(images)))) for metric in self.own]
+    def _distances(self, features: list[Tensor]) -> dict[str, float]:
+        values, limits = {}, {}
+        for (fd, kid, extractor, reference), fake in zip(self.proxies, features, strict=True):
+            if self.n > extractor.num_features:
+                values[fd] = frechet(reference, fake)
+            if self.extrapolate and self.n >= fewest_to_extrapolate(extractor.num_features):
+                limits[f"{fd}_infinity"] = extrapolated(reference, fake)
+            values[kid], values[f"{kid}_std"] = kernel(reference, fake, self.subsets, self.subset_size)
+        return values | limits
 
     def _check_floor(self, n: int) -> None:
         held_out = len(self.images.held_out)

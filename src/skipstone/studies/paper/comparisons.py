@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skipstone.evaluation.metrics import SOLVER_RMSE, Metric
 from skipstone.report.rows import Row, finite, show
 from skipstone.studies.paper import select
 from skipstone.studies.paper.select import fd_names, lines
 
-_RMSE = SOLVER_RMSE.name
+_RMSE = "solver_rmse"
 
 
 def schedules(results: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -54,10 +53,9 @@ def precision(rows: Sequence[Row]) -> str:
         return ""
     fast, reference = cells
     body = [[row["precision"], *(show(row.get(name)) for name in names), show(row["difference"])] for row in cells]
-    floor = ["floor", *(show(Metric(name).floor(reference)) for name in names), ""]
+    floor = ["floor", *(show(reference.get(f"{name}_floor")) for name in names), ""]
     said = [
-        f"`{name}` differs by {show(abs(fast[name] - reference[name]), 2)}, "
-        f"its floor is {show(Metric(name).floor(fast))}"
+        f"`{name}` differs by {show(abs(fast[name] - reference[name]), 2)}, its floor is {show(fast[f'{name}_floor'])}"
         for name in names
         if finite(fast.get(name)) and finite(reference.get(name))
     ]
@@ -90,7 +88,7 @@ def _table(cells: Sequence[Row], nfes: Sequence[int], names: Sequence[str]) -> s
     cells = sorted(cells, key=lambda row: (_wanted(row, nfes), row["schedule"], row["solver"]))
     told, metrics = ("solver", "schedule", "tau", "nfe"), (*names, _RMSE)
     body = [[*(str(row[key]) for key in told), *(show(row.get(metric)) for metric in metrics)] for row in cells]
-    floor = ["floor", "", "", "", *(show(Metric(name).floor(cells[0])) for name in names), "0"]
+    floor = ["floor", "", "", "", *(show(cells[0][f"{name}_floor"]) for name in names), "0"]
     return lines(["solver", "schedule", "τ", "NFE", *(f"`{metric}`" for metric in metrics)], [*body, floor])
 
 

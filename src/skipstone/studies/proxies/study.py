@@ -63,7 +63,7 @@ class Floors:
                 "be alike and the floor seem certain: lower n or hold out more (dataset.held_out)."
             )
         self._proxies, self._memory = proxies, MemoryCheck(images, device)
-        self.names = [*proxies.names, "too_near"]
+        self.names = [*(name.removesuffix("_floor") for name in proxies.floors), "too_near"]
         values = []
         for seed in range(draws):
             order = torch.randperm(len(images.held_out), generator=torch.Generator().manual_seed(1000 + seed))
