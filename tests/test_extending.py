@@ -40,8 +40,8 @@ def built(name):
 
 
 def test_every_kind_has_an_example_of_at_most_twenty_lines_and_its_command():
-    assert sorted(EXAMPLES) == [f"own_{kind}.py" for kind in ("data", "network", "schedule", "solver")]
-    assert sorted(kind for _, kind in COMMANDS) == ["data", "network", "schedule", "solver"]
+    assert sorted(EXAMPLES) == [f"own_{kind}.py" for kind in ("data", "metric", "network", "schedule", "solver")]
+    assert sorted(kind for _, kind in COMMANDS) == ["data", "metric", "network", "schedule", "solver"]
     for name, example in EXAMPLES.items():
         assert len(example.strip().splitlines()) <= 20 - 1, name  # and the line with the file's name
         assert max(map(len, example.splitlines())) <= 120, name
@@ -59,8 +59,25 @@ def test_each_command_runs_and_its_results_are_those_of_ones_own(folder):
         results[kind] = lines(python("train.py", *words.split(), cwd=folder))
     assert {line["solver"] for line in results["solver"]} == {"two_m"}
     assert {line["schedule"] for line in results["schedule"]} == {"power"}
+    brightness = [float(line["brightness"]) for line in results["metric"]]
+    assert len(set(brightness)) == len(brightness) > 1
+    assert len({line["brightness_floor"] for line in results["metric"]}) == 1
+    assert all(0 < float(line["brightness_std"]) < 20 for line in results["metric"])
     keys = sorted(path.parent.name for path in (folder / "outputs" / "models").glob("*/DONE"))
-    assert [key.rpartition("-")[0] for key in keys] == ["mnist5k", "mnist5k", "squares"]  # solver, schedule share one
+    assert [key.rpartition("-")[0] for key in keys] == ["mnist5k", "mnist5k", "squares"]  # three of them share one
+
+
+def test_ones_own_metric_is_on_the_page_and_on_the_terminal_and_stands_alone_without_distances(folder):
+    words = next(words for words, kind in COMMANDS if kind == "metric").split()
+    done = python("train.py", *words, "metrics=none", cwd=folder)
+    columns = list(lines(done)[0])
+    assert columns[columns.index("images") + 1 : columns.index("seconds")] == [
+        "solver_rmse", "solver_rmse_median", "solver_rmse_std", "brightness", "brightness_std", "brightness_floor",
+    ]  # fmt: skip
+    assert "brightness" in done.stdout
+    page = (run_folder(done) / "report.html").read_text()
+    assert '"metrics": ["solver_rmse", "brightness"]' in page
+    assert '<button type="button">brightness</button>' in page
 
 
 def test_from_another_folder_pythonpath_is_what_finds_it(folder, tmp_path):
