@@ -2,12 +2,14 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from cells import make_grid, make_result
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from test_page import make_page
 from torch import nn
@@ -178,6 +180,31 @@ def test_a_metric_of_ones_own_has_value_floor_spread_and_direction(images, tmp_p
 def test_metrics_of_ones_own_that_cannot_be_had_are_refused(images, tmp_path, name, compute, said):
     with pytest.raises(ValueError, match=said):
         metrics.Proxies(images, 40, outputs=tmp_path, features=8, own={name: compute})
+
+
+@dataclass
+class Power:
+    """A dataclass, which OmegaConf would take for a configuration."""
+
+    power: int = 1
+
+    def __call__(self, samples, real):
+        return float(samples.double().pow(self.power).mean())
+
+
+def powered(samples, real, power):
+    return Power(power)(samples, real)
+
+
+def test_dataclasses_and_functions_are_metrics_of_a_configuration_too(images, tmp_path, composed):
+    own = {
+        "a": {"_target_": "test_metric_objects.Power", "power": 2},
+        "b": {"_target_": "test_metric_objects.powered", "_partial_": True, "power": 2},
+    }
+    config = OmegaConf.merge(composed("metrics=none").metrics, {"own": own})
+    measured = instantiate(config)(images=images, n=40, outputs=tmp_path)(images.train[:40])
+    expected = float(images.train[:40].double().square().mean())
+    assert {name: each.value for name, each in measured.items()} == {"a": expected, "b": expected}
 
 
 def test_without_distances_nothing_is_measured_or_kept(images, tmp_path):
