@@ -9,7 +9,6 @@ import pytest
 import torch
 from cells import make_grid, make_result
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from safetensors import safe_open
 from test_page import make_page
 from torch import nn
@@ -197,11 +196,9 @@ def powered(samples, real, power):
 
 
 def test_dataclasses_and_functions_are_metrics_of_a_configuration_too(images, tmp_path, composed):
-    own = {
-        "a": {"_target_": "test_metric_objects.Power", "power": 2},
-        "b": {"_target_": "test_metric_objects.powered", "_partial_": True, "power": 2},
-    }
-    config = OmegaConf.merge(composed("metrics=none").metrics, {"own": own})
+    a, b = "+metrics.own.a", "+metrics.own.b"
+    words = [f"{a}._target_=test_metric_objects.Power", f"{a}.power=2", f"{b}._target_=test_metric_objects.powered"]
+    config = composed("metrics=none", *words, f"{b}._partial_=true", f"{b}.power=2").metrics
     measured = instantiate(config)(images=images, n=40, outputs=tmp_path)(images.train[:40])
     expected = float(images.train[:40].double().square().mean())
     assert {name: each.value for name, each in measured.items()} == {"a": expected, "b": expected}
