@@ -46,7 +46,7 @@ def job(config: DictConfig) -> None:
     from rich.progress import track
 
     from skipstone.data import pick, to_bytes, to_unit
-    from skipstone.report import csv, curves, pictures
+    from skipstone.report import csv, curves, pictures, terminal
     from skipstone.studies.paper.published import TABLE_2
 
     x0 = to_unit(pick(images.held_out, config.n)).to(model.device)
@@ -81,7 +81,7 @@ def job(config: DictConfig) -> None:
     z = encoded(config.tau)
     shown = torch.cat([x[:10] for x in (x0, z / 2, decoded(config.tau, z))])  # the latent at half its contrast
     pictures.save_grid(to_bytes(shown).cpu(), folder / "rows.png", columns=min(10, len(x0)))
-    csv.print_rows(rows, f"{solver.name}, {len(x0)} held-out images, mse of pixels in [0, 1]")
+    terminal.print_rows(rows, f"{solver.name}, {len(x0)} held-out images, mse of pixels in [0, 1]")
     print(f"Look next at {folder / 'reconstruction.png'} and {folder / 'rows.png'}")
 
 

@@ -30,7 +30,7 @@ def job(config: DictConfig) -> None:
     from rich.progress import Progress
 
     from skipstone.evaluation.evaluate import evaluate
-    from skipstone.report import csv
+    from skipstone.report import csv, terminal
     from skipstone.studies.proxies import study
     from skipstone.studies.proxies.corruptions import CORRUPTIONS, require_labels
     from skipstone.studies.proxies.figure import save_study
@@ -59,7 +59,8 @@ def job(config: DictConfig) -> None:
     csv.write_rows(rows, folder / "study.csv")
     csv.write_csv(results, folder / "evaluation.csv")
     save_study(findings, folder / "study.png")
-    csv.print_rows(rows, f"{images.name}, {config.n} images: rank correlation, and the level from which on it is seen")
+    title = f"{images.name}, {config.n} images: rank correlation, and the level from which on it is seen"
+    terminal.print_rows(rows, title)
     print(f"Look next at {folder / 'study.png'}")
 
 

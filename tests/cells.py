@@ -3,6 +3,7 @@
 import torch
 
 from skipstone.evaluation.evaluate import Film, Result
+from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Metric
 
 STEPS = 5  # that a film shows
 METRICS = ("fd_random", "kid_random", "fd_classifier", "kid_classifier", "fid", "kid_inception")
@@ -13,13 +14,14 @@ def make_result(schedule="uniform", tau=20, eta=0.0, nfe=50, shape=(1, 28, 28), 
     """A cell whose samples are structure and noise, and in whose film frame f of sample k is the grey level+f+5k."""
     settings = dict(schedule=schedule, solver="ddim", sigma="paper", to_data=True, clip_x0=False, tau=tau, eta=eta)
     name = name or f"ddim-{schedule}-tau{tau}-eta{eta}"
-    row = {"cell": name, **settings, "nfe": nfe, "images": n, "solver_rmse": None if eta else 3 / nfe}
+    facts = {"cell": name, **settings, "nfe": nfe, "images": n}
+    facts |= {"seconds": nfe / 100, "images_per_second": 100 * n / nfe}
+    error = Measured(SOLVER_RMSE, None, 0.0) if eta else Measured(SOLVER_RMSE, 3 / nfe, 0.0, 0.1 / nfe, median=2 / nfe)
+    measured = {"solver_rmse": error}
     for metric in names:
-        row[metric] = (30 / nfe - 1) * 1e-3 if metric.startswith("kid") else 30 / nfe + eta
-        if metric.startswith("kid"):
-            row[f"{metric}_std"] = 1e-4
-    row |= {f"{metric}_floor": -2e-4 if metric.startswith("kid") else 0.5 for metric in names}
-    row |= {"seconds": nfe / 100, "images_per_second": 100 * n / nfe}
+        kernel = metric.startswith("kid")
+        value, floor, spread = ((30 / nfe - 1) * 1e-3, -2e-4, 1e-4) if kernel else (30 / nfe + eta, 0.5, 0.01)
+        measured[metric] = Measured(Metric(metric), value, floor, spread)
     generator = torch.Generator().manual_seed(nfe)
     coarse = torch.randn(n, shape[0], 7, 7, generator=generator)
     pixels = torch.nn.functional.interpolate(coarse, shape[1:], mode="bilinear") * 60 + 128
@@ -28,7 +30,7 @@ def make_result(schedule="uniform", tau=20, eta=0.0, nfe=50, shape=(1, 28, 28), 
     x = levels.byte().view(STEPS, 8, 1, 1, 1).expand(-1, -1, *shape)
     t = torch.linspace(900, 0, STEPS).long().tolist()
     shown = Film(t, [*t[1:], -1], x, 255 - x) if film else None
-    return Result(own, samples, row, shown)
+    return Result(own, samples, facts, measured, shown)
 
 
 def make_grid(**options):

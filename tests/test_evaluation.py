@@ -41,7 +41,7 @@ def test_every_result_is_its_cells_own(net, cells, proxies):
     for cell, result in zip(cells, results, strict=True):
         x = engine.sample(net, cell.table, 20, SHAPE, seed=5)
         assert (to_bytes(x).int() - result.samples.int()).abs().max() <= 1
-        assert result.row["fd_random"] == pytest.approx(proxies(result.samples)["fd_random"])
+        assert result.row["fd_random"] == pytest.approx(proxies(result.samples)["fd_random"].value)
         film = result.film
         assert film.t == cell.table.t.tolist()  # fewer than 12: all
         assert film.p[-1] == -1

@@ -12,6 +12,7 @@ from skipstone.data import ImageSet
 from skipstone.evaluation import metrics
 from skipstone.evaluation.fine import solve
 from skipstone.evaluation.metrics.cache import real_features
+from skipstone.evaluation.metrics.metric import flatten
 
 
 def features(n, d, shift=0.0, seed=0):
@@ -194,8 +195,9 @@ def blobs():
 def test_real_images_score_the_floor_and_damaged_ones_score_worse(blobs, tmp_path):
     proxies = metrics.Proxies(blobs, 200, outputs=tmp_path)
     noise = torch.randint(-60, 60, (200, 1, 16, 16))
-    real = proxies(blobs.train[:200])
-    scores = [proxies((blobs.held_out[:200].int() + k * noise).clamp(0, 255).byte())["fd_random"] for k in (0, 1, 2, 4)]
+    real = flatten(proxies(blobs.train[:200]).values())
+    damaged = [(blobs.held_out[:200].int() + k * noise).clamp(0, 255).byte() for k in (0, 1, 2, 4)]
+    scores = [proxies(images)["fd_random"].value for images in damaged]
     assert scores == sorted(scores)
     assert scores[-1] > 10 * real["fd_random_floor"]
     assert real["fd_random"] < 2 * real["fd_random_floor"]
@@ -204,35 +206,32 @@ def test_real_images_score_the_floor_and_damaged_ones_score_worse(blobs, tmp_pat
 
 def test_what_proxies_return_and_that_a_second_construction_finds_it_all(classifier, digits, outputs):
     samples = digits.held_out[:200]
-    row = metrics.Proxies(digits, 200, outputs=outputs, extrapolate=True)(samples)
-    assert list(row) == [
-        "fd_random", "kid_random", "kid_random_std", "fd_classifier", "kid_classifier", "kid_classifier_std",
+    measured = metrics.Proxies(digits, 200, outputs=outputs, extrapolate=True)(samples)
+    assert list(flatten(measured.values())) == [
+        "fd_random", "fd_random_std", "kid_random", "kid_random_std",
+        "fd_classifier", "fd_classifier_std", "kid_classifier", "kid_classifier_std",
         "fd_random_infinity", "fd_classifier_infinity",
         "fd_random_floor", "kid_random_floor", "fd_classifier_floor", "kid_classifier_floor",
         "fd_random_infinity_floor", "fd_classifier_infinity_floor",
     ]  # fmt: skip
     written = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
     again = metrics.Proxies(digits, 200, outputs=outputs, extrapolate=True)
-    assert again(samples) == row
+    assert again(samples) == measured
     assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*")} == written
     few = again.at(50)
-    assert list(few.floors) == ["kid_random_floor", "kid_classifier_floor"]
-    assert list(few(samples[:50]))[:2] == ["kid_random", "kid_random_std"]
-    assert (again.n, few.n, list(again(samples))) == (200, 50, list(row))
+    assert list(few.floors) == ["kid_random", "kid_classifier"]
+    assert list(few(samples[:50])) == ["kid_random", "kid_classifier"]
+    assert (again.n, few.n, list(again(samples))) == (200, 50, list(measured))
     without = metrics.Proxies(digits, 200, outputs=outputs, classifier=False)
-    assert list(without.floors) == ["fd_random_floor", "kid_random_floor"]
-    assert without.floors["fd_random_floor"] == row["fd_random_floor"]
+    assert list(without.floors) == ["fd_random", "kid_random"]
+    assert without.floors["fd_random"].value == measured["fd_random"].floor
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         (dict(n=301), r"301 images cannot be compared: .* of which there are 300"),
-        (
-            dict(n=64),
-            r"64 images are too few to estimate a covariance on 64 features: at least 65 .*evaluation\.images",
-        ),
-        (dict(n=64), r"lower metrics\.features\.$"),
+        (dict(n=191, extrapolate=True), r"raise evaluation\.images .* lower metrics\.features\.$"),
         (dict(n=191, extrapolate=True), "191 images are too few to extrapolate .* at least 192 are needed"),
         (dict(inception="x"), r"200 images are too few .* 2048 features: at least 2049 .*leave out metrics\.inception"),
         (dict(classifier=True), r"classifier features need labels, and dataset blobs has none"),
@@ -245,9 +244,16 @@ def test_proxies_that_cannot_be_had_are_refused(blobs, tmp_path, settings, said)
     assert not list(tmp_path.iterdir())
 
 
-def test_few_training_images_are_refused_too(blobs, tmp_path):
-    with pytest.raises(ValueError, match="50 images are too few"):
-        metrics.Proxies(ImageSet("few", blobs.train[:50], blobs.held_out), 200, outputs=tmp_path)
+def test_what_few_images_cannot_have_is_left_out_with_a_sentence(blobs, tmp_path, caplog):
+    for images, n in ((blobs, 64), (ImageSet("few", blobs.train[:50], blobs.held_out), 200)):
+        caplog.clear()
+        proxies = metrics.Proxies(images, n, outputs=tmp_path)
+        assert list(proxies(blobs.train[:n])) == ["kid_random"]
+        (sentence,) = proxies.left_out
+        assert sentence == caplog.messages[0]
+        assert sentence.startswith("fd_random is left out: a covariance of 64 features needs more images than that")
+        assert sentence.endswith(f"there are {len(images.train)} and {n}.")
+    assert metrics.Proxies(blobs, 65, outputs=tmp_path).left_out == []
 
 
 def test_the_number_of_images_is_the_floors(blobs, tmp_path):
@@ -302,10 +308,10 @@ def test_solver_rmse_falls_with_nfe_to_zero(process, net):
     errors = []
     for tau in (10, 40, 160):
         table = solvers.DDIM().table(process, schedules.Exp(tau)(1000))
-        errors.append(metrics.solver_rmse(engine.sample(net, table, 4, (1, 16, 16)), fine))
+        errors.append(metrics.solver_rmse(engine.sample(net, table, 4, (1, 16, 16)), fine).value)
     assert errors == sorted(errors, reverse=True)
     same = engine.sample(net, solvers.DDIM().table(process, range(1000)), 2, (1, 16, 16))
-    assert metrics.solver_rmse(same, fine) == 0
+    assert metrics.solver_rmse(same, fine).value == 0
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,7 +13,6 @@ import torch
 from cells import METRICS, STEPS, make_grid, make_result, noisy_film
 from PIL import Image
 
-from skipstone.evaluation.evaluate import Result
 from skipstone.report import curves, sheet
 from skipstone.report.page import Neighbours, Story, write_page
 from skipstone.report.rows import show
@@ -30,7 +30,7 @@ def make_page(folder, results, **told):
 
 def whole_story(folder, results):
     """Everything that a page can tell, and its drawings."""
-    curves.save_curves([result.row for result in results], folder / "curves.png")
+    curves.save_curves(results, folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
     (folder / "metrics.csv").write_text("step,train/loss,val/loss\n1,0.9,\n2,,0.8\n3,0.7,\n")
     curve = curves.training_curve(folder / "metrics.csv").embedded
@@ -235,7 +235,7 @@ class Document(HTMLParser):
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)], ids=str)
 def test_a_page_of_twelve_cells_is_one_file_below_five_megabytes(shape, tmp_path):
     torch.manual_seed(0)
-    results = [Result(r.own, r.samples, r.row, noisy_film(shape)) for r in make_grid(shape=shape, n=256)]
+    results = [replace(r, film=noisy_film(shape)) for r in make_grid(shape=shape, n=256)]
     page = make_page(tmp_path, results, **whole_story(tmp_path, results))
     assert len(results) == 12
     assert 3e5 < page.stat().st_size < 5e6

@@ -1,6 +1,7 @@
 """Curves, the contact sheet, and how rows of evaluation.csv are read for them."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,20 +9,21 @@ from cells import METRICS, make_grid, make_result
 from matplotlib.figure import Figure
 from PIL import Image
 
-from skipstone.evaluation.evaluate import Result
-from skipstone.report import csv, curves, pictures, sheet
-from skipstone.report.rows import families, floor, metrics, show, stops
+from skipstone.evaluation.metrics.metric import read
+from skipstone.report import csv, curves, pictures, sheet, terminal
+from skipstone.report.rows import families, metrics, show, stops
 
 
 @pytest.mark.parametrize("schedules", [1, 2, 4])
 @pytest.mark.parametrize("names", [METRICS[:1], METRICS], ids=len)
 def test_curves_have_a_panel_a_schedule_and_a_line_an_eta(schedules, names):
-    rows = [
-        make_result(f"s{s}", tau, eta, nfe, film=False, names=names, n=2).row
+    results = [
+        make_result(f"s{s}", tau, eta, nfe, film=False, names=names, n=2)
         for s in range(schedules) for tau, nfe in ((5, 10), (6, 12), (7, 300)) for eta in (0.0, 0.5, 1.0)
     ]  # fmt: skip
-    rows[1]["fd_random"] = float("nan")
-    figure = curves.draw_curves(rows)
+    sick = results[1].measured["fd_random"].without_value()
+    results[1] = replace(results[1], measured=results[1].measured | {"fd_random": sick})
+    figure = curves.draw_curves(results)
     figure.draw_without_rendering()
     assert len(figure.axes) == schedules * (1 + len(names))
     for axes in figure.axes:
@@ -40,9 +42,10 @@ def test_curves_have_a_panel_a_schedule_and_a_line_an_eta(schedules, names):
 
 
 def test_limits_for_many_images_are_dotted_and_share_their_metrics_panel():
-    rows = [make_result(film=False, nfe=nfe).row for nfe in (10, 20)]
-    rows = [row | {"fd_random_infinity": 0.3, "fd_random_infinity_floor": 0.1} for row in rows]
-    figure = curves.draw_curves(rows)
+    results = [make_result(film=False, nfe=nfe) for nfe in (10, 20)]
+    for result in results:
+        result.measured["fd_random"] = replace(result.measured["fd_random"], limit=0.3, limit_floor=0.1)
+    figure = curves.draw_curves(results)
     assert len(figure.axes) == 3
     assert [line.get_linestyle() for line in figure.axes[1].get_lines()] == ["-", ":", "--"]
 
@@ -106,7 +109,7 @@ def test_no_training_curve_without_losses(text, tmp_path):
 def test_the_contact_sheet_has_the_same_sample_down_a_column_and_holes_where_no_cell_is():
     def constant(result, grey):
         samples = torch.full((8, 1, 32, 32), grey, dtype=torch.uint8)
-        return Result(result.own, samples, result.row)
+        return replace(result, samples=samples, film=None)
 
     results = [make_result("a", 100, 0.0, 11), make_result("a", 20, 0.0, 51), make_result("a", 20, 1.0, 51)]
     picture = sheet.draw_sheet([constant(result, 50 + 50 * k) for k, result in enumerate(results)])
@@ -123,13 +126,15 @@ def test_metrics_are_whatever_has_a_floor():
         make_result(names=()).row,
         make_result(names=("fd_new",)).row | {"other": 1.0, "fd_new_infinity_floor": 1.0},
     ]
-    assert metrics(rows) == ["solver_rmse", "fd_new"]
-    assert (floor(rows[0], "fd_new"), floor(rows[1], "fd_new"), floor(rows[0], "solver_rmse")) == (None, 0.5, 0.0)
-    assert metrics([make_result(eta=1.0).row]) == ["fd_random", "kid_random"]
+    found = [read(row) for row in rows]
+    assert [list(each) for each in found] == [["solver_rmse"], ["solver_rmse", "fd_new"]]
+    assert (found[1]["fd_new"].floor, found[0]["solver_rmse"].floor) == (0.5, 0.0)
+    assert metrics([make_result(names=()), make_result(names=("fd_new",))]) == ["solver_rmse", "fd_new"]
+    assert metrics([make_result(eta=1.0)]) == ["fd_random", "kid_random"]
 
 
 def test_families_are_told_apart_by_what_differs():
-    rows = [make_result("exp").row, make_result("exp", tau=5).row, make_result("exp").row | {"clip_x0": True}]
+    rows = [make_result("exp").facts, make_result("exp", tau=5).facts, make_result("exp").facts | {"clip_x0": True}]
     assert families(rows[:2]) == {"exp": [0, 1]}
     assert families(rows) == {"exp, clip_x0=false": [0, 1], "exp, clip_x0=true": [2]}
     assert stops([make_result(nfe=9).row, make_result(nfe=5).row, make_result(nfe=9, eta=1.0).row]) == [1, 0, 1]
@@ -138,14 +143,14 @@ def test_families_are_told_apart_by_what_differs():
 
 def test_a_table_of_many_metrics_fits_a_terminal_and_names_what_does_not(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    csv.print_table(make_grid(names=METRICS, n=4))
+    terminal.print_table(make_grid(names=METRICS, n=4))
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "…" not in printed
     assert "classifier" in printed.split("In evaluation.csv")[0]
     assert "fid, kid_inception, seconds" in printed.split("In evaluation.csv")[1]
     monkeypatch.setenv("COLUMNS", "200")
-    csv.print_table(make_grid(names=METRICS, n=4))
+    terminal.print_table(make_grid(names=METRICS, n=4))
     printed = capsys.readouterr().out
     assert "inception" in printed
     assert "evaluation.csv" not in printed

@@ -75,11 +75,11 @@ def test_floors_are_those_of_several_draws_and_not_of_nearly_all_there_is(images
     proxies = Proxies(images, 50, outputs=tmp_path, features=8, classifier=False)
     floors = Floors(images, proxies, 6, torch.device("cpu"), lambda: None)
     orders = [torch.randperm(200, generator=torch.Generator().manual_seed(1000 + seed)) for seed in range(6)]
-    draws = torch.tensor([proxies(images.held_out[order[:50]])["fd_random"] for order in orders])
+    draws = torch.tensor([proxies(images.held_out[order[:50]])["fd_random"].value for order in orders])
     assert float(floors.mean[0]) == pytest.approx(float(draws.mean()))
     assert float(floors.spread[0]) == pytest.approx(float(draws.std()))
     other = images.train[:50]
-    expected = (proxies(other)["fd_random"] - draws.mean()) / draws.std()
+    expected = (proxies(other)["fd_random"].value - draws.mean()) / draws.std()
     assert float(floors.z(other)[0]) == pytest.approx(float(expected), rel=1e-4)
     with pytest.raises(ValueError, match="n=101 is more than half of the 200 held-out images"):
         Floors(images, Proxies(images, 101, outputs=tmp_path, features=8, classifier=False), 2, "cpu", lambda: None)

@@ -40,7 +40,7 @@ def test_solver_rmse_falls_with_nfe_and_with_order(trained, process):
 
     def rmse(solver, nfe):
         table = solver.table(process, schedules.Exp(nfe)(1000))
-        return metrics.solver_rmse(engine.sample(trained, table, 8, SHAPE), fine)
+        return metrics.solver_rmse(engine.sample(trained, table, 8, SHAPE), fine).value
 
     ddim = [rmse(solvers.DDIM(), nfe) for nfe in (5, 10, 20, 40, 80)]
     assert ddim == sorted(ddim, reverse=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import signal
@@ -26,10 +27,14 @@ COLUMNS = [
     "nfe",
     "images",
     "solver_rmse",
+    "solver_rmse_median",
+    "solver_rmse_std",
     "fd_random",
+    "fd_random_std",
     "kid_random",
     "kid_random_std",
     "fd_classifier",
+    "fd_classifier_std",
     "kid_classifier",
     "kid_classifier_std",
     "fd_random_floor",
@@ -225,3 +230,32 @@ def test_what_is_no_folder_for_outputs_is_refused_before_a_folder_is_made(output
     assert done.returncode == 1
     assert re.match(r"error: paths\.outputs(=\S+ is not allowed: it is a path; | is empty: )", done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [12, 60, 150])
+def test_a_small_folder_is_trained_on_and_the_page_says_which_distances_are_left_out(tmp_path, count):
+    (tmp_path / "photos").mkdir()
+    for i in range(count):
+        Image.effect_noise((40, 32), 60 + i).save(tmp_path / "photos" / f"{i}.png")
+    words = ["dataset=folder", f"dataset.root={tmp_path}/photos", "metrics.features=64", "logger=none"]
+    done = run(f"paths.outputs={tmp_path}/outputs", *words)
+    assert done.returncode == 0, done.stderr
+    held_out = max(2, round(count / 10))
+    said = "fd_random is left out: a covariance of 64 features needs more images than that, both to train on and to "
+    said += f"compare, and there are {count - held_out} and {min(16, held_out)}."
+    assert (done.stdout + done.stderr).count(said) == 1
+    assert said in (run_folder(done) / "report.html").read_text()
+    with (run_folder(done) / "evaluation.csv").open(newline="") as file:
+        (row, *_) = csv.DictReader(file)
+    assert "fd_random" not in row
+    assert math.isfinite(float(row["kid_random"]))
+
+
+def test_without_metrics_a_noisy_cell_alone_still_has_its_report(tmp_path):
+    done = run(f"paths.outputs={tmp_path}", "metrics=none", "logger=none", "eta=1.0", "evaluation.grid=false")
+    assert done.returncode == 0, done.stderr
+    with (run_folder(done) / "evaluation.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert not any(name.startswith(("fd", "kid")) for name in row)
+    assert row["solver_rmse"] == ""
+    assert not (tmp_path / "statistics").exists()

@@ -59,13 +59,27 @@ def test_each_command_runs_and_its_results_are_those_of_ones_own(folder):
     for words, kind in COMMANDS:
         results[kind] = lines(python("train.py", *words.split(), cwd=folder))
     assert {line["solver"] for line in results["solver"]} == {"two_m"}
-    for line in results["metric"]:
-        assert 0 < float(line["brightness"]) < 255
-        assert 0 < float(line["brightness_ceiling"]) < 255
     assert {line["solver"] for line in results["midpoint"]} == {"midpoint"}
     assert {line["schedule"] for line in results["schedule"]} == {"power"}
+    brightness = [float(line["brightness"]) for line in results["metric"]]
+    assert len(set(brightness)) == len(brightness) > 1
+    assert len({line["brightness_floor"] for line in results["metric"]}) == 1
+    assert all(0 < float(line["brightness_std"]) < 20 for line in results["metric"])
     keys = sorted(path.parent.name for path in (folder / "outputs" / "models").glob("*/DONE"))
-    assert [key.rpartition("-")[0] for key in keys] == ["mnist5k", "mnist5k", "squares"]  # solver, schedule share one
+    assert [key.rpartition("-")[0] for key in keys] == ["mnist5k", "mnist5k", "squares"]  # three of them share one
+
+
+def test_ones_own_metric_is_on_the_page_and_on_the_terminal_and_stands_alone_without_distances(folder):
+    words = next(words for words, kind in COMMANDS if kind == "metric").split()
+    done = python("train.py", *words, "metrics=none", cwd=folder)
+    columns = list(lines(done)[0])
+    assert columns[columns.index("images") + 1 : columns.index("seconds")] == [
+        "solver_rmse", "solver_rmse_median", "solver_rmse_std", "brightness", "brightness_std", "brightness_floor",
+    ]  # fmt: skip
+    assert "brightness" in done.stdout
+    page = (run_folder(done) / "report.html").read_text()
+    assert '"metrics": ["solver_rmse", "brightness"]' in page
+    assert '<button type="button">brightness</button>' in page
 
 
 def test_from_another_folder_pythonpath_is_what_finds_it(folder, tmp_path):

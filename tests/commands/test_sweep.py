@@ -449,7 +449,9 @@ def test_what_was_swept_over_tells_models_apart(tmp_path, capsys):
 
 
 def test_models_of_one_swept_seed_are_told_apart_by_their_keys():
-    rows = [{"seed": seed, "model": model, **make_grid()[1].row} for seed in "12" for model in (f"a{seed}", f"b{seed}")]
+    rows = [
+        {"seed": seed, "model": model, **make_grid()[1].facts} for seed in "12" for model in (f"a{seed}", f"b{seed}")
+    ]
     assert list(families(rows)) == [f"uniform, model={model}{seed}, seed={seed}" for seed in "12" for model in "ab"]
 
 
@@ -461,7 +463,7 @@ def test_cells_that_differ_in_what_no_name_tells_are_two_cells(torn, tmp_path):
     for job, clip in enumerate((True, False)):
         (tmp_path / str(job)).mkdir()
         archive.save(
-            [replace(cell, row={**cell.row, "clip_x0": clip})],
+            [replace(cell, facts={**cell.facts, "clip_x0": clip})],
             "model",
             f"python train.py solver.clip_x0={clip}",
             tmp_path / str(job),

@@ -25,7 +25,7 @@ from skipstone.evaluation.cells import Cell
 from skipstone.evaluation.evaluate import Result, evaluate
 from skipstone.evaluation.fine import FineSolution
 from skipstone.network import compiling
-from skipstone.report import csv, curves, page, pictures, sheet, tracking
+from skipstone.report import csv, curves, page, pictures, sheet, terminal, tracking
 from skipstone.store import files
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def review(
         )
     own = next(result for result in results if result.own)
     path = _write(results, own, model, held_against, folder, config, command)
-    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": model.trainer, "nfe": own.row["nfe"]}
+    plain = {**OmegaConf.to_container(config, resolve=True), "trainer": model.trainer, "nfe": own.facts["nfe"]}
     logger = open_tracker(config, plain, folder, job_type, None, group)
     if logger is not None:
         from skipstone.report import dashboard  # imports Lightning
@@ -113,7 +113,7 @@ def review(
         finally:  # a multirun's next job would go on in a run that was left open
             tracking.finish(logger, finished)
     archive.save(results, model.folder.name, command, folder)
-    csv.print_table(results)
+    terminal.print_table(results)
     print(f"Look next at {path} (model: {model.folder})")
     return results
 
@@ -131,7 +131,7 @@ def _write(
     csv.write_csv(results, folder / "evaluation.csv")
     for result in results:
         pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
-    curves.save_curves([result.row for result in results], folder / "curves.png")
+    curves.save_curves(results, folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
     metrics_csv = model.folder / "metrics.csv"
     training = keep("curve", metrics_csv, lambda: curves.training_curve(metrics_csv))
@@ -143,16 +143,16 @@ def _write(
         command=command,
         training_curve=training and training.embedded,
         neighbours=_neighbours(own, held_against, model.device),
-        notes=_notes(config.evaluation.images, own),
+        notes=_notes(config.evaluation.images, own, held_against.proxies),
     )
     return page.write_page(results, folder, story)
 
 
-def _notes(wanted: int, own: Result) -> list[str]:
+def _notes(wanted: int, own: Result, proxies: metrics.Proxies) -> list[str]:
     """What a reader ought to know before the numbers."""
-    n = own.row["images"]
+    n = own.facts["images"]
     fewer = f"{n} images a cell instead of the {wanted} asked for: no more real images are held out for the floor."
-    return [fewer] if n < wanted else []
+    return [*([fewer] if n < wanted else []), *proxies.left_out]
 
 
 def _neighbours(own: Result, held_against: Yardsticks, device: torch.device) -> page.Neighbours:

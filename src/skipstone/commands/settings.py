@@ -85,7 +85,7 @@ _LISTS_OR_EMPTY = ("model.attention", "exact")
 _LISTS_OR_NULL = ("evaluation.nfes",)
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
-    "singles", "gif",
+    "metrics.random", "singles", "gif",
 )  # fmt: skip
 _GROUPS = (
     "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",

@@ -12,11 +12,13 @@ from torch import Tensor
 from skipstone import engine
 from skipstone.data import to_bytes
 from skipstone.evaluation.cells import SETTINGS, Cell
-from skipstone.evaluation.metrics import Proxies, solver_rmse
+from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Proxies, solver_rmse
+from skipstone.evaluation.metrics.metric import flatten
 from skipstone.solvers import StepTable
 
 log = logging.getLogger(__name__)
 
+CLOCK = ("seconds", "images_per_second")  # in which two samplings of one cell differ
 FILM_SAMPLES = 8
 _FILM_FRAMES = 12
 
@@ -38,24 +40,35 @@ class Film:
 class Result:
     """What a cell gave.
 
-    own: whether it is the cell that the user typed.  samples: uint8 [n, C, H, W] on the CPU.  row: one line of
-    evaluation.csv, in its order.
+    own:       whether it is the cell that the user typed
+    samples:   uint8 [n, C, H, W] on the CPU
+    facts:     what is known of it beside its metrics: cell, settings, nfe, images, seconds, images_per_second
+    measured:  its metrics by name
+    film:      its first samples on their way from noise
     """
 
     own: bool
     samples: Tensor
-    row: dict[str, Any]
+    facts: dict[str, Any]
+    measured: dict[str, Measured]
     film: Film | None = None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """One line of evaluation.csv, in its order."""
+        clock = {name: self.facts[name] for name in CLOCK}
+        before = {name: value for name, value in self.facts.items() if name not in CLOCK}
+        return {**before, **flatten(self.measured.values()), **clock}
 
     @property
     def name(self) -> str:
         """The cell's, by which its files and its numbers are found."""
-        return self.row["cell"]
+        return self.facts["cell"]
 
     @property
     def settings(self) -> dict[str, Any]:
         """What was chosen for it: schedule, solver, sigma, to_data, clip_x0, tau and eta."""
-        return {name: self.row[name] for name in SETTINGS}
+        return {name: self.facts[name] for name in SETTINGS}
 
 
 def evaluate(
@@ -74,7 +87,7 @@ def evaluate(
 
     fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (evaluation/fine.py).
     film: whether the first samples' way is kept, too.  progress: as for engine.sample_many.
-    A row's seconds are its share of the sampling's, by evaluations; compiling is not in them.
+    A result's seconds are its share of the sampling's, by evaluations; compiling is not in them.
     """
     tables = [cell.table for cell in cells]
     size = min(batch_size, proxies.n * len(cells))
@@ -86,19 +99,24 @@ def evaluate(
     results = []
     for cell, x in zip(cells, sampled, strict=True):
         shown = _film(model, cell.table, shape, seed) if film else None
-        results.append(Result(cell.own, to_bytes(x), measured(cell, x, proxies, fine, cell.table.nfe * seconds), shown))
+        results.append(measure(cell, x, proxies, fine, cell.table.nfe * seconds, shown))
     return results
 
 
-def measured(cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float) -> dict[str, Any]:
-    """The row of a cell's samples, float [proxies.n, C, H, W] on the CPU, which took so many seconds."""
-    row = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
-    row["solver_rmse"] = None if fine is None or cell.table.stochastic else solver_rmse(x, fine.cpu())
-    measured = proxies(to_bytes(x))
+def measure(
+    cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float, film: Film | None = None
+) -> Result:
+    """The result of a cell's samples, float [proxies.n, C, H, W] on the CPU, which took so many seconds."""
+    facts = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
+    facts |= {"seconds": seconds, "images_per_second": proxies.n / seconds}
+    compares = fine is not None and not cell.table.stochastic
+    error = solver_rmse(x, fine.cpu()) if compares else Measured(SOLVER_RMSE, None, SOLVER_RMSE.floor)
+    samples = to_bytes(x)
+    measured = proxies(samples)
     if not x.isfinite().all():  # as bytes they look like any black image
         log.warning("samples of %s are not finite, so it has no distances", cell.name)
-        measured |= {name: float("nan") for name in measured if not name.endswith("_floor")}
-    return row | measured | {"seconds": seconds, "images_per_second": proxies.n / seconds}
+        measured = {name: each.without_value() for name, each in measured.items()}
+    return Result(cell.own, samples, facts, {SOLVER_RMSE.name: error, **measured}, film)
 
 
 def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:

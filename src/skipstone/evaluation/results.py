@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone.evaluation.evaluate import Film, Result
+from skipstone.evaluation.metrics import Measured, Metric
+from skipstone.evaluation.metrics import metric as metrics
 from skipstone.store import files
 
 _NAME = "results.safetensors"
@@ -17,7 +19,7 @@ _KEPT = 64  # samples a cell: as many as a page shows
 
 
 def save(results: Sequence[Result], model: str, command: str, folder: Path) -> None:
-    """Write the results of one model's cells into a run's folder: every row and film, the first samples.
+    """Write the results of one model's cells into a run's folder: every number and film, the first samples.
 
     command: the one that gave them.
     """
@@ -28,7 +30,8 @@ def save(results: Sequence[Result], model: str, command: str, folder: Path) -> N
         if result.film is not None:
             tensors |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
         steps = result.film and {"t": result.film.t, "p": result.film.p}
-        told.append({"own": result.own, "row": {"model": model, **result.row}, "steps": steps})
+        numbers = {"row": {"model": model, **result.facts}, "measured": [asdict(m) for m in result.measured.values()]}
+        told.append({"own": result.own, **numbers, "steps": steps})
     metadata = {"results": json.dumps(told), "command": command}
     files.write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, metadata)
 
@@ -55,12 +58,12 @@ def set_aside(folder: Path) -> Path:
 
 
 def load(folder: Path) -> list[Result]:
-    """What `save` wrote into the folder; rows say which model. Raises OSError, and ValueError for a damaged file."""
+    """What `save` wrote into the folder; facts say which model. Raises OSError, and ValueError for a damaged file."""
     try:
         with safe_open(folder / _NAME, "pt") as file:
             told = enumerate(json.loads(file.metadata()["results"]))
             results = [_result(f"{i}.", each, file.get_tensor) for i, each in told]
-            _ = [(result.name, result.settings, result.row["model"]) for result in results]  # they are ours
+            _ = [(result.name, result.settings, result.facts["model"]) for result in results]  # they are ours
             return results
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
@@ -72,9 +75,18 @@ def load(folder: Path) -> list[Result]:
 def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) -> Result:
     steps = told["steps"]
     film = steps and Film(steps["t"], steps["p"], tensor(f"{prefix}x"), tensor(f"{prefix}x0"))
-    return Result(told["own"], tensor(f"{prefix}samples"), told["row"], film)
+    row = told["row"]
+    if "measured" in told:
+        measured = [
+            Measured(**{**each, "metric": Metric(**each["metric"]), "replicates": tuple(each["replicates"])})
+            for each in told["measured"]
+        ]
+    else:  # of an earlier version, whose rows held the numbers
+        measured = list(metrics.read(row).values())
+    numbers = {each.metric.name: each for each in measured}
+    return Result(told["own"], tensor(f"{prefix}samples"), metrics.facts(row), numbers, film)
 
 
 def renamed(result: Result, name: str) -> Result:
     """The result under another cell name."""
-    return replace(result, row={**result.row, "cell": name})
+    return replace(result, facts={**result.facts, "cell": name})

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from skipstone.evaluation.evaluate import Result
 from skipstone.report.embed import Drawing
 from skipstone.report.pictures import png, write
-from skipstone.report.rows import Row, families, finite, floor, metrics
+from skipstone.report.rows import families, finite, metrics, numbers
 
 _MARKERS = "osD^vPX*"
 _GRAY = "0.45"
@@ -22,18 +23,21 @@ _DPI = 144  # one and a half dots a pixel of a page, for sharp letters on most s
 _PLAIN = FuncFormatter(lambda y, _: f"{float(f'{y:.2g}'):g}")
 
 
-def save_curves(rows: Sequence[Row], path: Path) -> None:
-    """Write `draw_curves(rows)` as a PNG."""
-    write(draw_curves(rows), path, _DPI)
+def save_curves(results: Sequence[Result], path: Path) -> None:
+    """Write `draw_curves(results)` as a PNG."""
+    write(draw_curves(results), path, _DPI)
 
 
-def draw_curves(rows: Sequence[Row]) -> Figure:
+def draw_curves(results: Sequence[Result]) -> Figure:
     """Metric against NFE on a log axis, one line an eta, the floor dashed; dotted, where known, the limit of n → ∞.
 
-    One column a family (schedule), one row a metric, along which the axis is shared so that schedules compare. A
-    single family has its metrics side by side.
+    Bars reach one spread up and down. One column a family (schedule), one row a metric, along which the axis is shared
+    so that schedules compare. A single family has its metrics side by side.
     """
-    shown, columns = metrics(rows), families(rows)
+    rows = [result.facts for result in results]
+    shown, columns = metrics(results), families(rows)
+    if not shown:
+        return _blank("no cell has a metric")
     alone = len(columns) == 1
     shape = (math.ceil(len(shown) / 3), min(len(shown), 3)) if alone else (len(shown), len(columns))
     figure = Figure(figsize=(max(4.6, 3.2 * shape[1]) + 0.6, 2.1 * shape[0] + 0.9), layout="constrained")
@@ -43,9 +47,10 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
         axes.remove()
     etas = sorted({row["eta"] for row in rows})
     for place, ((metric, family), axes) in enumerate(zip(panels, grid.flat[: len(panels)], strict=True)):
-        _panel(axes, [rows[i] for i in columns[family]], metric, etas)
-        _scale(axes, [number for row in rows for number in _drawn(row, metric) if finite(number)])
-        axes.set_xticks(*_ticks(rows))
+        _panel(axes, [results[i] for i in columns[family]], metric, etas)
+        found = [each for each in numbers(results, metric) if each is not None]
+        _scale(axes, [y for each in found for y in (each.value, each.limit, each.floor) if finite(y)])
+        axes.set_xticks(*_ticks({row["nfe"] for row in rows}))
         axes.xaxis.minorticks_off()
         axes.tick_params(labelbottom=place >= len(panels) - shape[1])
         if alone or place % len(columns) == 0:
@@ -65,24 +70,31 @@ def draw_curves(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _drawn(row: Row, metric: str) -> tuple[float | None, ...]:
-    return row.get(metric), row.get(f"{metric}_infinity"), floor(row, metric)
+def _blank(why: str) -> Figure:
+    figure = Figure(figsize=(4.6, 1.2))
+    figure.text(0.5, 0.5, why, ha="center", va="center", color=_GRAY)
+    return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Row], metric: str, etas: Sequence[float]) -> None:
+def _panel(axes: Axes, results: Sequence[Result], metric: str, etas: Sequence[float]) -> None:
     """One metric of one family."""
     colors = matplotlib.colormaps["plasma"]
     for k, eta in enumerate(etas):
         color = colors(0.1 + 0.6 * k / max(1, len(etas) - 1))  # neither end too pale nor too dark, on any ground
-        for name, style, label in (
-            (metric, {"marker": _MARKERS[k % len(_MARKERS)], "markersize": 5}, f"η = {eta:g}"),
-            (f"{metric}_infinity", {"linestyle": ":"}, "n → ∞"),
-        ):
-            points = sorted((row["nfe"], row[name]) for row in rows if row["eta"] == eta and finite(row.get(name)))
-            if points:
-                axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.4, **style)
-    # the floor of solver_rmse is 0, which lies below every logarithm
-    for height in sorted({floor(row, metric) for row in rows if finite(floor(row, metric))} - {0.0}):
+        here = sorted((result for result in results if result.facts["eta"] == eta), key=lambda r: r.facts["nfe"])
+        found = [(result.facts["nfe"], result.measured[metric]) for result in here if metric in result.measured]
+        points = [(nfe, each.value) for nfe, each in found if each.finite]
+        limits = [(nfe, each.limit) for nfe, each in found if finite(each.limit)]
+        marker = {"marker": _MARKERS[k % len(_MARKERS)], "markersize": 5}
+        for drawn, style, label in ((points, marker, f"η = {eta:g}"), (limits, {"linestyle": ":"}, "n → ∞")):
+            if drawn:
+                axes.plot(*zip(*drawn, strict=True), color=color, label=label, linewidth=1.4, **style)
+        spreads = [each.spread or 0.0 for _, each in found if each.finite]
+        if any(spreads):
+            axes.errorbar(*zip(*points, strict=True), spreads, fmt="none", ecolor=color, alpha=0.4, elinewidth=2.5)
+    # a floor of 0 lies below every logarithm
+    floors = {result.measured[metric].floor for result in results if metric in result.measured}
+    for height in sorted({height for height in floors if finite(height)} - {0.0}):
         axes.axhline(height, color=_GRAY, linestyle="--", linewidth=1.1, label="floor")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -129,9 +141,9 @@ def plain_log(axes: Axes, span: float) -> None:
     axes.tick_params(axis="y", which="minor", labelsize="small")
 
 
-def _ticks(rows: Sequence[Row]) -> tuple[list[int], list[str]]:
+def _ticks(of: Iterable[int]) -> tuple[list[int], list[str]]:
     """The NFEs as ticks, but for those too near to their left neighbour to be read."""
-    nfes = sorted({row["nfe"] for row in rows})
+    nfes = sorted(of)
     apart = (nfes[-1] / nfes[0]) ** 0.1
     kept: list[int] = []
     for nfe in nfes:

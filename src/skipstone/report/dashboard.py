@@ -6,8 +6,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from skipstone.evaluation.evaluate import Result
+from skipstone.evaluation.metrics.metric import best, limit_name
 from skipstone.report import pictures
-from skipstone.report.rows import Row, caption, families, finite, floor, metrics, show
+from skipstone.report.rows import caption, families, finite, metrics, numbers, show
 
 _THUMBNAILS = 16
 _TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telling first: docs/metrics.md
@@ -15,21 +16,20 @@ _TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telli
 
 def log_results(loggers: Sequence[Logger], results: Sequence[Result], step: int | None = None) -> None:
     """Every cell's numbers under cell/<name>/…, the floors under floor/…, and grids where a logger takes images."""
-    rows = [result.row for result in results]
-    measured = metrics(rows)
-    numbers = {
-        f"cell/{row['cell']}/{name}": row[name]
-        for row in rows
-        for name in ("nfe", *measured, *(f"{name}_infinity" for name in measured), "seconds", "images_per_second")
-        if finite(row.get(name))
-    }
-    numbers |= {f"floor/{name}": floor(rows[0], name) for name in measured}
+    told: dict[str, float] = {}
+    for result in results:
+        values = {name: result.facts[name] for name in ("nfe", "seconds", "images_per_second")}
+        for name, each in result.measured.items():
+            values |= {name: each.value, limit_name(name): each.limit}
+        told |= {f"cell/{result.name}/{name}": value for name, value in values.items() if finite(value)}
+    floors = {name: each.floor for name in metrics(results) if (each := results[0].measured.get(name)) is not None}
+    told |= {f"floor/{name}": floor for name, floor in floors.items()}
     for logger in loggers:
-        logger.log_metrics(numbers, step=step)
+        logger.log_metrics(told, step=step)
         if hasattr(logger, "log_image"):
             for result in results:
                 grid = pictures.grid(result.samples)
-                logger.log_image(f"samples/{result.name}", [grid], step=step, caption=[_said(result.row)])
+                logger.log_image(f"samples/{result.name}", [grid], step=step, caption=[_said(result)])
 
 
 def log_review(logger: Logger, results: Sequence[Result]) -> None:
@@ -38,45 +38,49 @@ def log_review(logger: Logger, results: Sequence[Result]) -> None:
     log_results([logger], results)
     own = next((result for result in results if result.own), None)
     if own is not None:
-        numbers = {name: value for name, value in own.row.items() if type(value) in (int, float)}  # no switches
-        logger.log_metrics(numbers)
+        plain = {name: value for name, value in own.row.items() if type(value) in (int, float)}  # no switches
+        logger.log_metrics(plain)
     if hasattr(logger, "log_table"):
-        rows = [result.row for result in results]
-        logger.experiment.log({"cells": _table(results), **_curves(rows)})
-        logger.experiment.summary.update(_best(rows))
+        logger.experiment.log({"cells": _table(results), **_curves(results)})
+        logger.experiment.summary.update(_best(results))
 
 
-def _said(row: Row) -> str:
+def _said(result: Result) -> str:
     """What a picture of a cell shows, and what the cell scores beside the floors."""
-    numbers = (f"{name} {show(row[name])} (floor {show(floor(row, name))})" for name in metrics([row]))
-    return "; ".join([caption(row), *numbers])
+    finite_ones = ((name, each) for name, each in result.measured.items() if each.finite)
+    scores = (f"{name} {show(each.value)} (floor {show(each.floor)})" for name, each in finite_ones)
+    return "; ".join([caption(result.facts), *scores])
 
 
 def _table(results: Sequence[Result]) -> Any:
     """One row a cell, with its first samples: a wandb.Table."""
     import wandb
 
-    columns = list(results[0].row)
+    rows = [result.row for result in results]
+    columns = list(rows[0])
     table = wandb.Table(columns=["samples", *columns])
-    for result in results:
-        thumbnail = wandb.Image(pictures.grid(result.samples[:_THUMBNAILS]), caption=_said(result.row))
-        table.add_data(thumbnail, *(result.row[name] for name in columns))
+    for result, row in zip(results, rows, strict=True):
+        thumbnail = wandb.Image(pictures.grid(result.samples[:_THUMBNAILS]), caption=_said(result))
+        table.add_data(thumbnail, *(row.get(name) for name in columns))
     return table
 
 
-def _curves(rows: Sequence[Row]) -> dict[str, Any]:
+def _curves(results: Sequence[Result]) -> dict[str, Any]:
     """curve/<metric>: one line a (schedule, η), and the floor."""
     import wandb
 
     charts = {}
-    for metric in metrics(rows):
-        lines: dict[str, list[tuple[int, float]]] = {}
+    rows = [result.facts for result in results]
+    nfes = [row["nfe"] for row in rows]
+    for metric in metrics(results):
+        found = numbers(results, metric)
+        lines: dict[str, list[tuple[int, float | None]]] = {}
         for family, indices in families(rows).items():
-            for row in sorted((rows[i] for i in indices), key=lambda row: row["nfe"]):
-                if finite(row.get(metric)):
-                    lines.setdefault(f"{family} η={row['eta']:g}", []).append((row["nfe"], row[metric]))
-        nfes = [row["nfe"] for row in rows]
-        lines["floor"] = [(nfe, floor(rows[0], metric)) for nfe in (min(nfes), max(nfes))]
+            for i in sorted(indices, key=lambda i: nfes[i]):
+                if found[i] is not None and found[i].finite:
+                    lines.setdefault(f"{family} η={rows[i]['eta']:g}", []).append((nfes[i], found[i].value))
+        floor = next(each.floor for each in found if each is not None)
+        lines["floor"] = [(nfe, floor) for nfe in (min(nfes), max(nfes))]
         xs, ys = zip(*(zip(*points, strict=True) for points in lines.values()), strict=True)
         charts[f"curve/{metric}"] = wandb.plot.line_series(
             xs=xs, ys=ys, keys=list(lines), title=f"{metric} against NFE", xname="NFE"
@@ -84,13 +88,17 @@ def _curves(rows: Sequence[Row]) -> dict[str, Any]:
     return charts
 
 
-def _best(rows: Sequence[Row]) -> dict[str, Any]:
+def _best(results: Sequence[Result]) -> dict[str, Any]:
     """The cell that comes nearest to the data by the most telling distance there is, and all its distances."""
-    measured = [name for name in metrics(rows) if name != "solver_rmse"]
-    telling = next((name for name in _TELLING if name in measured), "fd_random")
-    row = min((row for row in rows if finite(row.get(telling))), key=lambda row: row[telling], default=None)
-    return (
-        {}
-        if row is None
-        else {"best/cell": row["cell"], "best/nfe": row["nfe"], **{f"best/{name}": row[name] for name in measured}}
-    )
+    measured = metrics(results)
+    telling = next((name for name in _TELLING if name in measured), None)
+    if telling is None:
+        return {}
+    found = numbers(results, telling)
+    result = results[found.index(best(found))]
+    distances = {name: each.value for name, each in result.measured.items() if not each.metric.per_sample}
+    return {
+        "best/cell": result.name,
+        "best/nfe": result.facts["nfe"],
+        **{f"best/{name}": distances[name] for name in measured if name in distances},
+    }

@@ -8,8 +8,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from skipstone.evaluation.evaluate import Result
+from skipstone.evaluation.metrics import Measured
 from skipstone.report.embed import embed_samples
-from skipstone.report.rows import Row, caption, families, finite, floor, metrics, show, stops, tau
+from skipstone.report.rows import caption, families, finite, metrics, numbers, show, stops, tau
 
 Data = dict[str, Any]
 
@@ -23,9 +24,9 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
     results = [result for result in results if result.film is not None]
     if not results:
         return None
-    rows = [result.row for result in results]
-    groups, measured = families(rows), metrics(rows)
-    places = [_places(rows, metric) for metric in measured]
+    rows = [result.facts for result in results]
+    groups, measured = families(rows), metrics(results)
+    places = {metric: _places(numbers(results, metric)) for metric in measured}
     cells: list[Data] = []
     for i, (result, row) in enumerate(zip(results, rows, strict=True)):
         family, indices = next((k, group) for k, group in enumerate(groups.values()) if i in group)
@@ -42,7 +43,7 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
                 "steps": list(zip(result.film.t, result.film.p, strict=True)),
                 "x": _sprite(result.film.x),
                 "x0": _sprite(result.film.x0),
-                "numbers": [_number(row, metric, place) for metric, place in zip(measured, places, strict=True)],
+                "numbers": [_number(result.measured.get(metric), place) for metric, place in places.items()],
             }
         )
     samples, _, height, width = results[0].film.x.shape[1:]
@@ -57,17 +58,17 @@ def _sprite(frames: Tensor) -> str:
     return embed_samples(make_grid(frames.flatten(0, 1), nrow=frames.shape[1], padding=0)).uri
 
 
-def _number(row: Row, metric: str, place: Callable[[float | None], float | None]) -> Data:
-    value, its_floor = row.get(metric), floor(row, metric)
-    return {"value": show(value), "floor": show(its_floor), "at": place(value), "floor_at": place(its_floor)}
+def _number(measured: Measured | None, place: Callable[[float | None], float | None]) -> Data:
+    value, floor = (None, None) if measured is None else (measured.value, measured.floor)
+    return {"value": show(value), "floor": show(floor), "at": place(value), "floor_at": place(floor)}
 
 
-def _places(rows: Sequence[Row], metric: str) -> Callable[[float | None], float | None]:
+def _places(found: Sequence[Measured | None]) -> Callable[[float | None], float | None]:
     """From a value to its place on a line from 0 (the least of all values and floors) to 100 (the greatest).
 
     By asinh: logarithmic for large values, linear around zero, which a floor is at and unbiased distances fall below.
     """
-    values = [value for row in rows for value in (row.get(metric), floor(row, metric)) if finite(value)]
+    values = [value for each in found if each for value in (each.value, each.floor) if finite(value)]
     low, high = min(values), max(values)
     unit = -low if low < 0 else min((value for value in values if value > 0), default=1.0)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from skipstone import __version__
-from skipstone.evaluation.evaluate import Film, Result
+from skipstone.evaluation.evaluate import CLOCK, Film, Result
+from skipstone.evaluation.metrics.metric import SOLVER_RMSE, Measured, Metric, leading, limit_name, median_name
 from skipstone.report import pictures
 from skipstone.report.embed import Embedded, embed_file, embed_samples
 from skipstone.report.explorer import explorer_data
-from skipstone.report.rows import Row, caption, finite, floor, metrics, show
+from skipstone.report.rows import caption, finite, metrics, numbers, show
 from skipstone.store import files
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
@@ -57,18 +58,19 @@ class Story:
 
 def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
     """Write report.html into a run's folder, in which curves.png and contact.png lie; returns its path."""
-    rows = [result.row for result in results]
+    rows = [result.facts for result in results]
     own = next((result for result in results if result.own), results[0])
     page = _template().render(
         story=story,
         results=results,
         own=own,
-        columns=_columns(rows),
+        columns=(columns := _columns(results)),
         one_network=len({(row.get("model"), row.get("seed")) for row in rows}) == 1,
-        best={metric: _best(rows, metric) for metric in metrics(rows)},
-        measured=metrics(rows),
-        floor=floor,
-        floors=list({row["images"]: row for row in rows}.values()),
+        measured=metrics(results),
+        higher=[name for name in metrics(results) if not _metric(results, name).lower_is_better],
+        has_limits=any(column.limit for column in columns),
+        solver_error=SOLVER_RMSE.name in metrics(results),
+        floors=list({row["images"]: i for i, row in enumerate(rows)}.items()),
         curves=embed_file(folder / "curves.png"),
         sheet=embed_file(folder / "contact.png"),
         grids=[embed_samples(pictures.grid(result.samples)) for result in results],
@@ -99,18 +101,46 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """Those of evaluation.csv that the table shows: not a setting that all cells share; floors have their own line."""
-    names = dict.fromkeys(name for row in rows for name in row)
+class _Column(NamedTuple):
+    """A column of the table: what each cell has in it and, where that is a metric, what stands beside it."""
+
+    name: str
+    values: Sequence[Any]
+    spreads: Sequence[float | None]
+    floors: Sequence[float | None]
+    best: Sequence[bool]
+    limit: bool = False
+
+
+def _columns(results: Sequence[Result]) -> list[_Column]:
+    """Facts, metrics, limits, times; without settings that all cells share."""
+    facts = [result.facts for result in results]
     kinds = ("model", "solver", "sigma", "to_data", "clip_x0")
-    shared = {name for name in kinds if len({row.get(name) for row in rows}) == 1}
-    return [name for name in names if name not in shared | {"cell"} and not name.endswith(("_floor", "_std"))]
+    shared = {name for name in kinds if len({row.get(name) for row in facts}) == 1}
+    names = [name for name in dict.fromkeys(name for row in facts for name in row) if name not in shared | {"cell"}]
+    none, never = [None] * len(results), [False] * len(results)
+
+    def fact(name: str) -> _Column:
+        return _Column(name, [row.get(name) for row in facts], none, none, never)
+
+    columns, limits = [fact(name) for name in names if name not in CLOCK], []
+    for name in metrics(results):
+        found = numbers(results, name)
+        columns.append(_Column(name, _of(found, "value"), _of(found, "spread"), _of(found, "floor"), leading(found)))
+        if any(map(finite, _of(found, "median"))):
+            columns.append(_Column(median_name(name), _of(found, "median"), none, none, never))
+        if any(map(finite, _of(found, "limit"))):
+            limit_floors = _of(found, "limit_floor")
+            limits.append(_Column(limit_name(name), _of(found, "limit"), none, limit_floors, never, limit=True))
+    return [*columns, *limits, *(fact(name) for name in CLOCK)]
 
 
-def _best(rows: Sequence[Row], metric: str) -> float | None:
-    """The least value, where there are several to choose from."""
-    values = [row[metric] for row in rows if finite(row.get(metric))]
-    return min(values) if len(values) > 1 else None
+def _of(found: Sequence[Measured | None], what: str) -> list[float | None]:
+    return [None if each is None else getattr(each, what) for each in found]
+
+
+def _metric(results: Sequence[Result], name: str) -> Metric:
+    return next(result.measured[name].metric for result in results if name in result.measured)
 
 
 def _strips(film: Film | None) -> list[Embedded]:

@@ -1,6 +1,6 @@
-"""How the report reads rows of evaluation.csv: which numbers are metrics, which rows make one curve, how both are said.
+"""How the report reads results: which metrics there are, which cells make one curve, and how both are said.
 
-A metric is `solver_rmse`, whose floor is 0, or whatever has a `<name>_floor` beside it. Lower is better in all.
+A row holds what is known of a cell beside its metrics (Result.facts).
 """
 
 import itertools
@@ -8,26 +8,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from skipstone.evaluation.evaluate import Result
+from skipstone.evaluation.metrics import Measured
+
 Row = dict[str, Any]
 
 _KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "model")
 
 
-def metrics(rows: Sequence[Row]) -> list[str]:
-    """The metrics that at least one row has a value of, in the rows' order; not their limits (`*_infinity`)."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [
-        name
-        for name in names
-        if (name == "solver_rmse" or f"{name}_floor" in names)
-        and not name.endswith("_infinity")
-        and any(finite(row.get(name)) for row in rows)
-    ]
+def metrics(results: Sequence[Result]) -> list[str]:
+    """The names of the metrics that at least one cell has a value of, in the results' order."""
+    names = dict.fromkeys(name for result in results for name in result.measured)
+    return [name for name in names if any(each is not None and each.finite for each in numbers(results, name))]
 
 
-def floor(row: Row, metric: str) -> float | None:
-    """What as many held-out real images score, or None where the row does not say."""
-    return 0.0 if metric == "solver_rmse" else row.get(f"{metric}_floor")
+def numbers(results: Sequence[Result], metric: str) -> list[Measured | None]:
+    """What one metric gave for each cell."""
+    return [result.measured.get(metric) for result in results]
 
 
 def families(rows: Sequence[Row]) -> dict[str, list[int]]:

@@ -27,9 +27,9 @@ def draw_sheet(results: Sequence[Result]) -> Image.Image:
     Column k below an eta is sample k, from the same start noise everywhere. Where the grid has no cell, the sheet has
     a hole.
     """
-    etas = sorted({result.row["eta"] for result in results})
+    etas = sorted({result.facts["eta"] for result in results})
     n = min(8, max(3, 18 // len(etas)), *(len(result.samples) for result in results))
-    groups = families([result.row for result in results])
+    groups = families([result.facts for result in results])
     bands = [_band(family, [results[i] for i in indices], etas, n) for family, indices in groups.items()]
     sheet = Image.new("RGBA", (max(band.width for band in bands), sum(band.height for band in bands)))
     y = 0
@@ -45,7 +45,7 @@ def _band(family: str, results: Sequence[Result], etas: Sequence[float], n: int)
     side *= max(1, round(_TILE / side))
     pitch = side + _GAP
     block = n * pitch + _BLOCK_GAP
-    places = stops([result.row for result in results])
+    places = stops([result.facts for result in results])
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 15)
     small = font.font_variant(size=13)
 
@@ -54,11 +54,11 @@ def _band(family: str, results: Sequence[Result], etas: Sequence[float], n: int)
     draw.text((0, 8), family, _GRAY, font)
     for k, eta in enumerate(etas):
         draw.text((_LEFT + k * block, _TOP - 20), f"η = {eta:g}", _GRAY, small)
-    for place, row in {place: result.row for place, result in zip(places, results, strict=True)}.items():
+    for place, row in {place: result.facts for place, result in zip(places, results, strict=True)}.items():
         said = "\n".join([f"NFE {row['nfe']}", *tau(row)])
         draw.multiline_text((0, _TOP + place * pitch + side // 2), said, _GRAY, small, anchor="lm")
     for place, result in zip(places, results, strict=True):
-        left = _LEFT + etas.index(result.row["eta"]) * block
+        left = _LEFT + etas.index(result.facts["eta"]) * block
         for k, image in enumerate(result.samples[:n]):
             tile = to_pil_image(image).resize((side, side), Image.Resampling.NEAREST)
             band.paste(tile, (left + k * pitch, _TOP + place * pitch))

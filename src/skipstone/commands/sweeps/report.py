@@ -11,11 +11,9 @@ from hydra.errors import HydraException
 
 from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
 from skipstone.evaluation import results as archive
-from skipstone.evaluation.evaluate import Result
-from skipstone.report import csv, curves, page, sheet
+from skipstone.evaluation.evaluate import CLOCK, Result
+from skipstone.report import csv, curves, page, sheet, terminal
 from skipstone.store import files
-
-_CLOCK = ("seconds", "images_per_second")  # in which two samplings of one cell differ
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,9 @@ def report(folder: Path) -> Path | None:
     if not results:
         return None
     csv.write_csv(results, folder / "evaluation.csv")
-    curves.save_curves([result.row for result in results], folder / "curves.png")
+    curves.save_curves(results, folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
-    models = sorted({result.row["model"] for result in results})
+    models = sorted({result.facts["model"] for result in results})
     story = page.Story(
         model=" and ".join(models),
         config=(folder / OVERVIEW).read_text(),
@@ -59,7 +57,7 @@ def report(folder: Path) -> Path | None:
         notes=notes,
     )
     path = page.write_page(results, folder, story)
-    csv.print_table(results)
+    terminal.print_table(results)
     return path
 
 
@@ -82,9 +80,9 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
             continue
         settings = _settings(overrides or [])
         for result in results:
-            told = {key: settings.get(key) for key in varied if key.rpartition(".")[2] not in result.row}
-            result = replace(result, row={**told, **result.row})
-            same = repr({name: value for name, value in result.row.items() if name not in _CLOCK})
+            told = {key: settings.get(key) for key in varied if key.rpartition(".")[2] not in result.facts}
+            result = replace(result, facts={**told, **result.facts})
+            same = repr({name: value for name, value in result.row.items() if name not in CLOCK})
             found.setdefault(same, (number, replace(result, own=False)))
     return _distinct(list(found.values())), failures
 
@@ -115,7 +113,7 @@ def _jobs(folder: Path) -> dict[int, list[str] | None]:
 
 def _distinct(found: Sequence[tuple[int, Result]]) -> list[Result]:
     """Cells of several models are told apart by name, and so are those that differ in what no name tells, by job."""
-    models = len({result.row["model"] for _, result in found})
+    models = len({result.facts["model"] for _, result in found})
     names = [f"{result.row['model']}-{result.name}" if models > 1 else result.name for _, result in found]
     often = Counter(names)
     return [

@@ -14,11 +14,20 @@ from skipstone.data import to_unit
 _COLOUR = {1: "grey", 3: "colour"}
 
 
+def require_bytes(images: Tensor) -> None:
+    """Raise ValueError for images that are not uint8: their scale would be a guess."""
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be bytes (uint8, 0 ... 255), not {images.dtype}: convert samples in [-1, 1] with "
+            "skipstone.data.to_bytes."
+        )
+
+
 class Extractor(nn.Module):
     """A network that turns images into features: uint8 [N, channels, H, W] → float64 [N, num_features] on the CPU.
 
     A subclass defines `embed`. It runs in batches on the device of its weights, in float32 whatever the caller's
-    autocast says. Raises ValueError for images of another number of channels.
+    autocast says. Raises ValueError for images of another number of channels, and for others than bytes.
     """
 
     kind: str
@@ -34,6 +43,7 @@ class Extractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        require_bytes(images)
         if images.shape[1] != self.channels:
             given, wanted = (_COLOUR.get(count, f"{count}-channel") for count in (images.shape[1], self.channels))
             raise ValueError(

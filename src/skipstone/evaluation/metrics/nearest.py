@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from skipstone.data import ImageSet, pick, to_unit
+from skipstone.evaluation.metrics.features import require_bytes
 
 _BLOCK = 4096
 _LARGEST_YARDSTICK = 1000
@@ -32,8 +33,10 @@ def nearest(samples: Tensor, train: Tensor, k: int = 1, device: str | torch.devi
 
     samples, train: uint8 [N, C, H, W] and [M, C, H, W], compared on `device`. Returns indices into train, int64 [N, k],
     and RMS pixel distances in the [−1, 1] scale, float32 [N, k], on the CPU. A copy has the distance 0. Raises
-    ValueError for images of another shape and k > M.
+    ValueError for images of another shape, for others than bytes, and for k > M.
     """
+    require_bytes(samples)
+    require_bytes(train)
     if samples.shape[1:] != train.shape[1:]:
         raise ValueError(
             f"samples of shape {list(samples.shape[1:])} have no neighbours among images of {list(train.shape[1:])}."

@@ -1,6 +1,9 @@
 """Fréchet and kernel distances of a set of samples on several extractors' features, each beside its floor."""
 
 import copy
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -8,39 +11,68 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.data import ImageSet
+from skipstone.data import ImageSet, pick
+from skipstone.evaluation.metrics import jackknife
 from skipstone.evaluation.metrics.cache import real_features
 from skipstone.evaluation.metrics.classifier import ensure_classifier
-from skipstone.evaluation.metrics.distances import extrapolated, fewest_to_extrapolate, frechet, kernel
-from skipstone.evaluation.metrics.features import Extractor, RandomFeatures
+from skipstone.evaluation.metrics.distances import (
+    extrapolated,
+    fewest_to_extrapolate,
+    frechet,
+    frechet_replicates,
+    kernel,
+    kernel_replicates,
+)
+from skipstone.evaluation.metrics.features import Extractor, RandomFeatures, require_bytes
 from skipstone.evaluation.metrics.inception import NUM_FEATURES, InceptionFeatures
+from skipstone.evaluation.metrics.metric import SOLVER_RMSE, Measured, Metric
+
+log = logging.getLogger(__name__)
 
 _LARGEST_REFERENCE = 10_000
 
+Compute = Callable[[Tensor, Tensor], float]
+
 
 class _Proxy(NamedTuple):
-    """An extractor, the reference's features, float64 [N, num_features], and what its distances are called."""
+    """An extractor, the reference's features, float64 [N, num_features], and its two distances."""
 
-    fd: str
-    kid: str
+    fd: Metric
+    kid: Metric
     extractor: Extractor
     reference: Tensor
+
+
+class _Own(NamedTuple):
+    """A metric of one's own, and the function that computes it."""
+
+    metric: Metric
+    compute: Compute
 
 
 class Proxies:
     """Distances of n samples to the training images, and of n held-out real images to the same: the floor.
 
     A model cannot honestly do better than the floor at the same n: it is what real images that nobody trained on
-    score. Below it, suspect memorised training images.
+    score. Below it, suspect memorised training images. A Fréchet distance on d features needs more than d images, both
+    to train on and to compare; where there are fewer it is left out, and `left_out` says so.
 
-    images: the data set.  n: how many images are compared, at most len(images.held_out) and more than an extractor has
-    features.  outputs: the folder below which classifiers/ and statistics/ are kept.  device: where features are
-    extracted.
+    images:            the data set
+    n:                 how many images are compared, at most len(images.held_out)
+    outputs:           the folder below which classifiers/ and statistics/ are kept
+    device:            where features are extracted
+    random:            whether fd_random and kid_random are measured
+    features:          of the random network and of the classifier
+    classifier:        fd_classifier and kid_classifier: true, false, or "auto", where the data has labels
+    classifier_steps:  of its training
+    inception:         fid and kid_inception, with Inception-V3's weights from this path or "download"
+    extrapolate:       also each Fréchet distance's limit for infinitely many samples
+    subsets:           over which a kernel distance is averaged
+    subset_size:       images in each of them
+    own:               metrics of one's own by name: functions of samples and training images, uint8 [n, C, H, W] and
+                       [N, C, H, W], to a number; one whose larger values are better has lower_is_better = False
 
-    features: of the random network and of the classifier.  classifier: fd_classifier and kid_classifier, true, false or
-    "auto": where the data has labels.  classifier_steps: of its training.  inception: fid and kid_inception, with
-    Inception-V3's weights from this path or "download".  extrapolate: also each Fréchet distance's limit for infinitely
-    many samples.  subsets, subset_size: over which a kernel distance is averaged.
+    Raises ValueError for settings that cannot be had.
     """
 
     def __init__(
@@ -50,6 +82,7 @@ class Proxies:
         *,
         outputs: str | Path,
         device: str | torch.device = "cpu",
+        random: bool = True,
         features: int = 64,
         classifier: bool | str = "auto",
         classifier_steps: int = 400,
@@ -57,18 +90,23 @@ class Proxies:
         extrapolate: bool = False,
         subsets: int = 20,
         subset_size: int = 100,
+        own: Mapping[str, Compute] | None = None,
     ) -> None:
         self.images, self.n, self.folder = images, n, Path(outputs) / "statistics"
         self.extrapolate, self.subsets, self.subset_size = extrapolate, subsets, subset_size
         self._check_floor(n)
-        _check_covariance(min(n, len(images.train)), features, extrapolate, "or lower metrics.features")
+        both = min(n, len(images.train))
+        labelled = images.train_labels is not None if classifier == "auto" else classifier
+        if extrapolate and (random or labelled):
+            _check_limit(both, features, "or lower metrics.features")
         if inception is not None:
-            _check_covariance(min(n, len(images.train)), NUM_FEATURES, extrapolate, "or leave out metrics.inception")
+            _check_inception(both, extrapolate)
 
         fid = None if inception is None else InceptionFeatures(inception)  # refused before a classifier is trained
         extractors: dict[tuple[str, str], Extractor] = {}
-        extractors["fd_random", "kid_random"] = RandomFeatures(images.shape[0], features)
-        if images.train_labels is not None if classifier == "auto" else classifier:
+        if random:
+            extractors["fd_random", "kid_random"] = RandomFeatures(images.shape[0], features)
+        if labelled:
             extractors["fd_classifier", "kid_classifier"] = ensure_classifier(
                 images, Path(outputs), device, features=features, steps=classifier_steps
             )
@@ -77,44 +115,81 @@ class Proxies:
 
         n_reference = min(_LARGEST_REFERENCE, len(images.train))
         self.proxies = [
-            _Proxy(fd, kid, extractor, real_features(extractor.to(device), images, "train", n_reference, self.folder))
+            _Proxy(
+                Metric(fd),
+                Metric(kid),
+                extractor,
+                real_features(extractor.to(device), images, "train", n_reference, self.folder),
+            )
             for (fd, kid), extractor in extractors.items()
         ]
+        taken = {SOLVER_RMSE.name, *(name for names in extractors for name in names)}
+        self.own = [_own(name, compute, taken) for name, compute in (own or {}).items()]
+        for sentence in self.left_out:
+            log.warning(sentence)
 
     def at(self, n: int) -> "Proxies":
-        """The same, of n images. Fréchet distances that n images are too few for are left out."""
+        """The same, of n images."""
         self._check_floor(n)
         other = copy.copy(self)
         other.n = n
         other.__dict__.pop("floors", None)  # of another number
         return other
 
-    def __call__(self, samples: Tensor) -> dict[str, float]:
-        """uint8 [n, C, H, W] → an extractor at a time its fd_…, kid_… and kid_…_std, then fd_…_infinity, then floors.
+    @property
+    def left_out(self) -> list[str]:
+        """One sentence for each Fréchet distance that so few images cannot have."""
+        return [
+            f"{proxy.fd.name} is left out: a covariance of {proxy.extractor.num_features} features needs more images "
+            f"than that, both to train on and to compare, and there are {len(proxy.reference)} and {self.n}."
+            for proxy in self.proxies
+            if not self._has_covariance(proxy)
+        ]
+
+    def __call__(self, samples: Tensor) -> dict[str, Measured]:
+        """uint8 [n, C, H, W] → by name: an extractor at a time its fd_… and kid_…, then metrics of one's own.
 
         The distances on Inception's features are called fid and kid_inception.
         """
+        require_bytes(samples)
         if len(samples) != self.n:
             raise ValueError(f"{len(samples)} samples cannot be held against a floor of {self.n} real images.")
-        return {**self._distances([proxy.extractor(samples) for proxy in self.proxies]), **self.floors}
+        found = self._measured(samples, [proxy.extractor(samples) for proxy in self.proxies])
+        return {
+            name: replace(each, floor=self.floors[name].value, limit_floor=self.floors[name].limit)
+            for name, each in found.items()
+        }
 
     @cached_property
-    def floors(self) -> dict[str, float]:
+    def floors(self) -> dict[str, Measured]:
         """What n held-out real images score; when it is asked for, since what computes it takes a second to import."""
-        distances = self._distances(
-            [real_features(proxy.extractor, self.images, "held_out", self.n, self.folder) for proxy in self.proxies]
-        )
-        return {f"{name}_floor": value for name, value in distances.items() if not name.endswith("_std")}
+        features = [
+            real_features(proxy.extractor, self.images, "held_out", self.n, self.folder) for proxy in self.proxies
+        ]
+        return self._measured(pick(self.images.held_out, self.n), features)
 
-    def _distances(self, features: list[Tensor]) -> dict[str, float]:
-        values, limits = {}, {}
-        for (fd, kid, extractor, reference), fake in zip(self.proxies, features, strict=True):
-            if self.n > extractor.num_features:
-                values[fd] = frechet(reference, fake)
-            if self.extrapolate and self.n >= fewest_to_extrapolate(extractor.num_features):
-                limits[f"{fd}_infinity"] = extrapolated(reference, fake)
-            values[kid], values[f"{kid}_std"] = kernel(reference, fake, self.subsets, self.subset_size)
-        return values | limits
+    def _measured(self, samples: Tensor, features: list[Tensor]) -> dict[str, Measured]:
+        found = []
+        for proxy, fake in zip(self.proxies, features, strict=True):
+            real, subsets = proxy.reference, (self.subsets, self.subset_size)
+            if self._has_covariance(proxy):
+                wide = self.extrapolate and self.n >= fewest_to_extrapolate(proxy.extractor.num_features)
+                limit = extrapolated(real, fake) if wide else None
+                found.append(Measured.of(proxy.fd, frechet(real, fake), frechet_replicates(real, fake), limit=limit))
+            replicates = kernel_replicates(real, fake, *subsets)
+            found.append(Measured.of(proxy.kid, kernel(real, fake, *subsets)[0], replicates))
+        for metric, compute in self.own:
+            replicates = [float(compute(samples[some], self._real)) for some in jackknife.kept(self.n)]
+            found.append(Measured.of(metric, float(compute(samples, self._real)), replicates))
+        return {each.metric.name: each for each in found}
+
+    def _has_covariance(self, proxy: _Proxy) -> bool:
+        return min(self.n, len(proxy.reference)) > proxy.extractor.num_features
+
+    @cached_property
+    def _real(self) -> Tensor:
+        """The training images that metrics of one's own compare with."""
+        return pick(self.images.train, min(_LARGEST_REFERENCE, len(self.images.train)))
 
     def _check_floor(self, n: int) -> None:
         held_out = len(self.images.held_out)
@@ -126,11 +201,32 @@ class Proxies:
             )
 
 
-def _check_covariance(n: int, num_features: int, extrapolate: bool, otherwise: str) -> None:
-    """Refuse fewer images than a Fréchet distance of so many features needs; otherwise: what else to do about it."""
-    fewest = fewest_to_extrapolate(num_features) if extrapolate else num_features + 1
+def _own(name: str, compute: Compute, taken: set[str]) -> _Own:
+    """Raises ValueError for a name that is taken and for what cannot be called."""
+    if name in taken:
+        raise ValueError(f"metrics.own.{name} is not allowed: that metric is measured already, choose another name.")
+    if not callable(compute):
+        raise ValueError(
+            f"metrics.own.{name} must be a function of samples and training images: give its class or function as "
+            f"metrics.own.{name}._target_, and for a function metrics.own.{name}._partial_=true."
+        )
+    return _Own(Metric(name, getattr(compute, "lower_is_better", True)), compute)
+
+
+def _check_limit(n: int, num_features: int, otherwise: str) -> None:
+    """Refuse fewer images than an extrapolated distance needs; otherwise: what else to do about it."""
+    _refuse_fewer(n, fewest_to_extrapolate(num_features), "extrapolate a Fréchet distance", num_features, otherwise)
+
+
+def _check_inception(n: int, extrapolate: bool) -> None:
+    """Refuse fewer images than FID needs: it was asked for, so it is not left out."""
+    if extrapolate:
+        _check_limit(n, NUM_FEATURES, "or leave out metrics.inception")
+    _refuse_fewer(n, NUM_FEATURES + 1, "estimate a covariance", NUM_FEATURES, "or leave out metrics.inception")
+
+
+def _refuse_fewer(n: int, fewest: int, what: str, num_features: int, otherwise: str) -> None:
     if n < fewest:
-        what = "extrapolate a Fréchet distance" if extrapolate else "estimate a covariance"
         raise ValueError(
             f"{n} images are too few to {what} on {num_features} features: at least {fewest} are needed, both to train "
             f"on and to compare; raise evaluation.images and hold out as many (dataset.held_out), {otherwise}."

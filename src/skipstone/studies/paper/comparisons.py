@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skipstone.evaluation.metrics import SOLVER_RMSE
 from skipstone.report.rows import Row, finite, show
 from skipstone.studies.paper import select
 from skipstone.studies.paper.select import fd_names, lines
 
-_RMSE = "solver_rmse"
+_RMSE = SOLVER_RMSE.name
 
 
 def schedules(results: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -53,9 +54,10 @@ def precision(rows: Sequence[Row]) -> str:
         return ""
     fast, reference = cells
     body = [[row["precision"], *(show(row.get(name)) for name in names), show(row["difference"])] for row in cells]
-    floor = ["floor", *(show(reference.get(f"{name}_floor")) for name in names), ""]
+    floor = ["floor", *(show(select.floor(reference, name)) for name in names), ""]
     said = [
-        f"`{name}` differs by {show(abs(fast[name] - reference[name]), 2)}, its floor is {show(fast[f'{name}_floor'])}"
+        f"`{name}` differs by {show(abs(fast[name] - reference[name]), 2)}, "
+        f"its floor is {show(select.floor(fast, name))}"
         for name in names
         if finite(fast.get(name)) and finite(reference.get(name))
     ]
@@ -88,7 +90,7 @@ def _table(cells: Sequence[Row], nfes: Sequence[int], names: Sequence[str]) -> s
     cells = sorted(cells, key=lambda row: (_wanted(row, nfes), row["schedule"], row["solver"]))
     told, metrics = ("solver", "schedule", "tau", "nfe"), (*names, _RMSE)
     body = [[*(str(row[key]) for key in told), *(show(row.get(metric)) for metric in metrics)] for row in cells]
-    floor = ["floor", "", "", "", *(show(cells[0][f"{name}_floor"]) for name in names), "0"]
+    floor = ["floor", "", "", "", *(show(select.floor(cells[0], name)) for name in names), "0"]
     return lines(["solver", "schedule", "τ", "NFE", *(f"`{metric}`" for metric in metrics)], [*body, floor])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skipstone import engine
 from skipstone.commands.finished import OpenedModel
 from skipstone.data import ImageSet, pick, to_unit
-from skipstone.evaluation.evaluate import Cell, evaluate, measured
+from skipstone.evaluation.evaluate import Cell, evaluate, measure
 from skipstone.evaluation.fine import FineSolution
 from skipstone.evaluation.metrics import MemoryCheck, Proxies
 from skipstone.evaluation.metrics.features import float32
@@ -170,7 +170,7 @@ class Tables:
         began = time.perf_counter()
         x = sample()
         seconds = time.perf_counter() - began
-        return measured(cell, x, self.proxies.at(self.config.images_all_steps), None, seconds), x
+        return measure(cell, x, self.proxies.at(self.config.images_all_steps), None, seconds).row, x
 
     def _sample_all_steps(self, cell: Cell, progress: Progress, net: nn.Module | None = None) -> Tensor:
         """config.images_all_steps samples, on the CPU. net: another network than the one that is ready."""

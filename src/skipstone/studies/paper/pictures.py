@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from skipstone.evaluation.metrics import SOLVER_RMSE
 from skipstone.report.curves import plain_log
 from skipstone.report.rows import Row, finite
 from skipstone.studies.paper import published
-from skipstone.studies.paper.select import fd_names, part, table_1
+from skipstone.studies.paper.select import fd_names, floor, part, table_1
 
 _SHOWN = ("0", "1", "σ̂")  # rows of Table 1 in the picture of samples
 _SAMPLES = 10
@@ -65,7 +66,7 @@ def save_curves(rows: Sequence[Row], path: Path) -> None:
     left, middle, right = figure.subplots(1, 3)
     _panel(left, "Table 1", of_etas, name, lambda row: published.said(row["row"]))
     _panel(middle, "η = 0", of_solvers, name, lambda row: f"{row['solver']}, {row['schedule']}")
-    _panel(right, "η = 0", of_solvers, "solver_rmse", lambda row: f"{row['solver']}, {row['schedule']}")
+    _panel(right, "η = 0", of_solvers, SOLVER_RMSE.name, lambda row: f"{row['solver']}, {row['schedule']}")
     if right.get_legend():
         right.get_legend().remove()  # it is that of the panel beside it
     figure.savefig(path, dpi=110)
@@ -79,7 +80,7 @@ def _panel(axes: Axes, title: str, rows: Sequence[Row], metric: str, label: Call
             series.setdefault(label(row), []).append((row["nfe"], row[metric]))
     for k, (name, points) in enumerate(series.items()):
         axes.plot(*zip(*sorted(points), strict=True), marker=_MARKERS[k % 6], markersize=4, linewidth=1.3, label=name)
-    for height in {row[f"{metric}_floor"] for row in rows if finite(row.get(f"{metric}_floor"))}:
+    for height in {height for row in rows if finite(height := floor(row, metric)) and height > 0}:
         axes.axhline(height, color="0.45", linestyle="--", linewidth=1, label="floor")
     axes.set(xscale="log", xlabel=f"NFE ({title})", ylabel=metric)
     plain_log(axes, span=10)

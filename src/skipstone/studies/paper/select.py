@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from skipstone.evaluation.metrics.metric import read
 from skipstone.report.rows import Row, finite, show
 
 _DISTANCES = ("fid", "fd_classifier", "fd_random")  # the most telling first
@@ -13,6 +14,12 @@ def fd_names(rows: Iterable[Row]) -> list[str]:
     """The Fréchet distances that the rows have, the most telling first."""
     names = {name for row in rows for name in row}
     return [name for name in _DISTANCES if name in names]
+
+
+def floor(row: Row, name: str) -> float | None:
+    """What as many held-out real images score by a metric; None where the row lacks the metric."""
+    measured = read(row).get(name)
+    return None if measured is None else measured.floor
 
 
 def table_1(rows: Sequence[Row], every_step: bool = False) -> list[Row]:

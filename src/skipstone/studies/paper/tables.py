@@ -51,7 +51,7 @@ def _beside_paper(cells: Sequence[Row], full: Sequence[Row], nfes: Sequence[int]
         ["NFE", *(f"{column[0]['nfe']:,}" for column in columns)],
         [
             *body,
-            ["floor", *(show(column[0].get(f"{name}_floor")) for column in columns)],
+            ["floor", *(show(select.floor(column[0], name)) for column in columns)],
             ["images", *(f"{column[0]['images']:,}" for column in columns)],
         ],
     )
@@ -84,7 +84,7 @@ def samples(rows: Sequence[Row], shown: Mapping[str, str]) -> str:
     ]
     best, names = select.best_cell(rows), fd_names(rows)
     if best is not None and "best" in shown:
-        distance, floor = show(best[names[0]]), show(best[f"{names[0]}_floor"])
+        distance, floor = show(best[names[0]]), show(select.floor(best, names[0]))
         said += [
             f"The first 64 samples of the cell with the smallest `{names[0]}` ({distance}, floor {floor}): "
             f"{published.said(best['row'])}, NFE {best['nfe']}.",

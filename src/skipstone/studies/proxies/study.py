@@ -63,7 +63,7 @@ class Floors:
                 "be alike and the floor seem certain: lower n or hold out more (dataset.held_out)."
             )
         self._proxies, self._memory = proxies, MemoryCheck(images, device)
-        self.names = [*(name.removesuffix("_floor") for name in proxies.floors), "too_near"]
+        self.names = [*proxies.floors, "too_near"]
         values = []
         for seed in range(draws):
             order = torch.randperm(len(images.held_out), generator=torch.Generator().manual_seed(1000 + seed))
@@ -77,9 +77,9 @@ class Floors:
         return (self._values(samples) - self.mean) / self.spread
 
     def _values(self, samples: Tensor) -> Tensor:
-        measured = self._proxies(samples)
-        measured["too_near"] = self._memory(samples).too_near
-        return torch.tensor([measured[name] for name in self.names], dtype=torch.float64)
+        values = {name: each.value for name, each in self._proxies(samples).items()}
+        values["too_near"] = self._memory(samples).too_near
+        return torch.tensor([values[name] for name in self.names], dtype=torch.float64)
 
 
 def damage(
@@ -109,7 +109,7 @@ def _each(levels: Sequence[float], advance: Callable[[], None]) -> Iterator[floa
 def cells(results: Sequence[Result], floors: Floors) -> list[Finding]:
     """Over NFE at each η, where more evaluations are better, and over η at each NFE, where noise may cost or help."""
     z = [floors.z(result.samples) for result in results]
-    rows = [result.row for result in results]
+    rows = [result.facts for result in results]
 
     def series(name: str, says: str, key: str, chosen: dict[str, Any], expected: int | None) -> Finding:
         kept = sorted((row[key], i) for i, row in enumerate(rows) if all(row[k] == v for k, v in chosen.items()))
