@@ -5,7 +5,7 @@ Its cells are sampled from the same start noise and measured, and everything tha
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ def review(
     command: str,
     group: str,
     job_type: str,
+    training: archive.Training | None = None,
 ) -> list[Result]:
     """Sample and measure the cells; write evaluation.csv, pictures and report.html; tell the tracker.
 
@@ -79,6 +80,7 @@ def review(
     folder:           what is written lies there
     command:          to get all this again
     group, job_type:  of the tracker's run
+    training:         of the model, what its metrics.csv does not tell
     """
     instantiate(config.logger)  # a tracker that would refuse afterwards refuses now
     n, shape, batch_size = held_against.proxies.n, model.shape, config.evaluation.batch_size
@@ -100,7 +102,8 @@ def review(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     own = next(result for result in results if result.own)
-    path = _write(results, own, model, held_against, folder, config, command)
+    memory = held_against.memory(own.samples)
+    path = _write(results, own, memory, model, held_against, folder, config, command)
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": model.trainer, "nfe": own.facts["nfe"]}
     logger = open_tracker(config, plain, folder, job_type, None, group)
     if logger is not None:
@@ -112,7 +115,9 @@ def review(
             finished = True
         finally:  # a multirun's next job would go on in a run that was left open
             tracking.finish(logger, finished)
-    archive.save(results, model.folder.name, command, folder)
+    losses = curves.read_losses(model.folder / "metrics.csv")
+    about = archive.About(replace(training or archive.Training(), losses=losses), memory)
+    archive.save(results, model.folder.name, command, folder, about)
     terminal.print_table(results)
     print(f"Look next at {path} (model: {model.folder})")
     return results
@@ -121,6 +126,7 @@ def review(
 def _write(
     results: Sequence[Result],
     own: Result,
+    memory: metrics.Memorisation,
     model: OpenedModel,
     held_against: Yardsticks,
     folder: Path,
@@ -142,7 +148,7 @@ def _write(
         config=OmegaConf.to_yaml(config),
         command=command,
         training_curve=training and training.embedded,
-        neighbours=_neighbours(own, held_against, model.device),
+        neighbours=_neighbours(own, memory, held_against, model.device),
         notes=_notes(config.evaluation.images, own, held_against.proxies),
     )
     return page.write_page(results, folder, story)
@@ -155,10 +161,11 @@ def _notes(wanted: int, own: Result, proxies: metrics.Proxies) -> list[str]:
     return [*([fewer] if n < wanted else []), *proxies.left_out]
 
 
-def _neighbours(own: Result, held_against: Yardsticks, device: torch.device) -> page.Neighbours:
+def _neighbours(
+    own: Result, found: metrics.Memorisation, held_against: Yardsticks, device: torch.device
+) -> page.Neighbours:
     """The own cell's first samples beside the training images nearest to them, and what those of all samples say."""
     train = held_against.images.seen
-    found = held_against.memory(own.samples)
     indices, distances = metrics.nearest(own.samples[:_COMPARED], train, k=min(3, len(train)), device=device)
     sentence = (
         f"Of {len(own.samples)} samples, {found.too_near:.0%} lie as near to a training image as the nearest 1 % of "

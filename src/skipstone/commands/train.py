@@ -69,7 +69,8 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
     store = models.ModelStore(config.paths.outputs)
-    train = partial(_train, config, plain, plan, held_against.proxies, folder, group)
+    trained: list[results.Training] = []
+    train = partial(_train, config, plain, plan, held_against.proxies, folder, group, trained)
     model_folder = store.ensure(weights, train, config.fresh, renewed)
 
     def place() -> nn.Module:
@@ -78,7 +79,8 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
 
     net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     model = OpenedModel(net, plan.process, images.shape, model_folder, trainer)
-    review(config, model, plan.cells, held_against, folder, command, group, job_type="sample")
+    training = trained[0] if trained else results.Training(trainer["max_steps"])
+    review(config, model, plan.cells, held_against, folder, command, group, job_type="sample", training=training)
 
 
 def _has_result(folder: Path, words: list[str], again: bool) -> bool:
@@ -94,9 +96,12 @@ def _has_result(folder: Path, words: list[str], again: bool) -> bool:
 
 def _train(
     config: DictConfig, plain: dict[str, Any], plan: Plan, proxies: Proxies, folder: Path, group: str,
-    model_folder: Path,
+    trained: list[results.Training], model_folder: Path,
 ) -> nn.Module:  # fmt: skip
-    """Train the network in the model's folder, watched by the tracker and by a few cells; returns the averaged one."""
+    """Train the network in the model's folder, watched by the tracker and by a few cells; returns the averaged one.
+
+    trained: takes what there is to say of it.
+    """
     trainer, images = plan.trainer, plan.images
     found = checkpoints.latest(model_folder, models.key_of(model_folder), plan.net)
     sample = partial(
@@ -123,5 +128,7 @@ def _train(
     finally:
         tracking.finish(logger, finished)
     validated = f", of which validation took {watch.seconds:.0f} s" if watch.seconds else ""  # another process's, else
-    log.info("trained in %.0f s%s", time.perf_counter() - began, validated)
+    seconds = time.perf_counter() - began
+    trained.append(results.Training(trainer["max_steps"], seconds=seconds, begun_at=found.step if found else 0))
+    log.info("trained in %.0f s%s", seconds, validated)
     return net

@@ -18,7 +18,7 @@ from skipstone.solvers import StepTable
 
 log = logging.getLogger(__name__)
 
-CLOCK = ("seconds", "images_per_second")  # in which two samplings of one cell differ
+CLOCK = ("seconds", "images_per_second")  # of a cell that was sampled alone; two samplings of one cell differ in them
 FILM_SAMPLES = 8
 _FILM_FRAMES = 12
 
@@ -37,14 +37,30 @@ class Film:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Cells that were sampled together, in one batch that stays full: only all of them have a measured time.
+
+    cells:    how many
+    images:   of all of them
+    seconds:  that their sampling took
+    """
+
+    cells: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Result:
     """What a cell gave.
 
     own:       whether it is the cell that the user typed
     samples:   uint8 [n, C, H, W] on the CPU
-    facts:     what is known of it beside its metrics: cell, settings, nfe, images, seconds, images_per_second
+    facts:     what is known of it beside its metrics: cell, settings, nfe, images, seconds, images_per_second; the last
+               two are None where it was sampled together with others
     measured:  its metrics by name
     film:      its first samples on their way from noise
+    batch:     the sampling that it was part of; None where that is not known
     """
 
     own: bool
@@ -52,6 +68,7 @@ class Result:
     facts: dict[str, Any]
     measured: dict[str, Measured]
     film: Film | None = None
+    batch: Batch | None = None
 
     @property
     def row(self) -> dict[str, Any]:
@@ -87,7 +104,7 @@ def evaluate(
 
     fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (evaluation/fine.py).
     film: whether the first samples' way is kept, too.  progress: as for engine.sample_many.
-    A result's seconds are its share of the sampling's, by evaluations; compiling is not in them.
+    Compiling is in nobody's seconds. A cell among others has none of its own: its share would be NFE times a constant.
     """
     tables = [cell.table for cell in cells]
     size = min(batch_size, proxies.n * len(cells))
@@ -95,20 +112,24 @@ def evaluate(
     began = time.perf_counter()
     sampled = engine.sample_many(model, tables, proxies.n, shape, seed=seed, batch_size=size, progress=progress)
     sampled = [x.cpu() for x in sampled]  # waits for the device, so the clock reads finished work
-    seconds = (time.perf_counter() - began) / sum(table.nfe for table in tables)  # of an evaluation of every sample
+    batch = Batch(len(cells), proxies.n * len(cells), time.perf_counter() - began)
     results = []
     for cell, x in zip(cells, sampled, strict=True):
         shown = _film(model, cell.table, shape, seed) if film else None
-        results.append(measure(cell, x, proxies, fine, cell.table.nfe * seconds, shown))
+        results.append(measure(cell, x, proxies, fine, batch, shown))
     return results
 
 
 def measure(
-    cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, seconds: float, film: Film | None = None
+    cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, batch: Batch, film: Film | None = None
 ) -> Result:
-    """The result of a cell's samples, float [proxies.n, C, H, W] on the CPU, which took so many seconds."""
+    """The result of a cell's samples, float [proxies.n, C, H, W] on the CPU, which were sampled in that batch."""
+    alone = batch.cells == 1
     facts = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
-    facts |= {"seconds": seconds, "images_per_second": proxies.n / seconds}
+    facts |= {
+        "seconds": batch.seconds if alone else None,
+        "images_per_second": batch.images / batch.seconds if alone else None,
+    }
     compares = fine is not None and not cell.table.stochastic
     error = solver_rmse(x, fine.cpu()) if compares else Measured(SOLVER_RMSE, None, SOLVER_RMSE.floor)
     samples = to_bytes(x)
@@ -116,7 +137,7 @@ def measure(
     if not x.isfinite().all():  # as bytes they look like any black image
         log.warning("samples of %s are not finite, so it has no distances", cell.name)
         measured = {name: each.without_value() for name, each in measured.items()}
-    return Result(cell.own, samples, facts, {SOLVER_RMSE.name: error, **measured}, film)
+    return Result(cell.own, samples, facts, {SOLVER_RMSE.name: error, **measured}, film, batch)
 
 
 def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:

@@ -1,16 +1,17 @@
 """Results on disk: what a report shows of a run's cells, so that a sweep's jobs can be put on one page later."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from skipstone.evaluation.evaluate import Film, Result
-from skipstone.evaluation.metrics import Measured, Metric
+from skipstone.evaluation.evaluate import CLOCK, Batch, Film, Result
+from skipstone.evaluation.metrics import Measured, Memorisation, Metric
 from skipstone.evaluation.metrics import metric as metrics
 from skipstone.store import files
 
@@ -18,7 +19,34 @@ _NAME = "results.safetensors"
 _KEPT = 64  # samples a cell: as many as a page shows
 
 
-def save(results: Sequence[Result], model: str, command: str, folder: Path) -> None:
+@dataclass(frozen=True)
+class Training:
+    """Of the model that was sampled.
+
+    steps:    that it was trained for; None where that is not known
+    losses:   (step, loss) by name
+    seconds:  that its training took in this run, validation included; None where another run trained it
+    begun_at: the step from which this run went on
+    """
+
+    steps: int | None = None
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    seconds: float | None = None
+    begun_at: int = 0
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run found out beside its cells.
+
+    training: of its model.  memory: how near the samples of the user's own cell come to the training images.
+    """
+
+    training: Training = Training()
+    memory: Memorisation | None = None
+
+
+def save(results: Sequence[Result], model: str, command: str, folder: Path, about: About | None = None) -> None:
     """Write the results of one model's cells into a run's folder: every number and film, the first samples.
 
     command: the one that gave them.
@@ -31,8 +59,9 @@ def save(results: Sequence[Result], model: str, command: str, folder: Path) -> N
             tensors |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
         steps = result.film and {"t": result.film.t, "p": result.film.p}
         numbers = {"row": {"model": model, **result.facts}, "measured": [asdict(m) for m in result.measured.values()]}
-        told.append({"own": result.own, **numbers, "steps": steps})
-    metadata = {"results": json.dumps(told), "command": command}
+        batch = result.batch and asdict(result.batch)
+        told.append({"own": result.own, **numbers, "steps": steps, "batch": batch})
+    metadata = {"results": json.dumps(told), "command": command, "about": json.dumps(asdict(about or About()))}
     files.write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, metadata)
 
 
@@ -50,6 +79,14 @@ def command(folder: Path) -> str | None:
         return None
 
 
+def about(folder: Path) -> About:
+    """What the run said beside its cells; nothing where it is of an earlier version. Raises as `load` does."""
+    with _opened(folder) as file:
+        told = json.loads((file.metadata() or {}).get("about", "{}"))
+        training, memory = told.get("training", {}), told.get("memory")
+        return About(Training(**training), memory and Memorisation(*memory))
+
+
 def set_aside(folder: Path) -> Path:
     """Keep the results in the folder under another name, for they are not this job's; that name."""
     path = folder / _NAME
@@ -59,12 +96,19 @@ def set_aside(folder: Path) -> Path:
 
 def load(folder: Path) -> list[Result]:
     """What `save` wrote into the folder; facts say which model. Raises OSError, and ValueError for a damaged file."""
+    with _opened(folder) as file:
+        told = json.loads(file.metadata()["results"])
+        results = [_result(f"{i}.", each, file.get_tensor, len(told) == 1) for i, each in enumerate(told)]
+        _ = [(result.name, result.settings, result.facts["model"]) for result in results]  # they are ours
+        return results
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
+    """The file, for reading. Raises ValueError for what goes wrong in it meanwhile."""
     try:
         with safe_open(folder / _NAME, "pt") as file:
-            told = enumerate(json.loads(file.metadata()["results"]))
-            results = [_result(f"{i}.", each, file.get_tensor) for i, each in told]
-            _ = [(result.name, result.settings, result.facts["model"]) for result in results]  # they are ours
-            return results
+            yield file
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{folder / _NAME} is damaged or of another version ({error}): remove it, and resume=<the sweep> runs that "
@@ -72,7 +116,7 @@ def load(folder: Path) -> list[Result]:
         ) from error
 
 
-def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) -> Result:
+def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor], alone: bool) -> Result:
     steps = told["steps"]
     film = steps and Film(steps["t"], steps["p"], tensor(f"{prefix}x"), tensor(f"{prefix}x0"))
     row = told["row"]
@@ -84,7 +128,10 @@ def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) 
     else:  # of an earlier version, whose rows held the numbers
         measured = list(metrics.read(row).values())
     numbers = {each.metric.name: each for each in measured}
-    return Result(told["own"], tensor(f"{prefix}samples"), metrics.facts(row), numbers, film)
+    batch, facts = told.get("batch"), metrics.facts(row)
+    if batch is None and not alone:  # an earlier version shared the time out by NFE
+        facts |= dict.fromkeys(CLOCK)
+    return Result(told["own"], tensor(f"{prefix}samples"), facts, numbers, film, batch and Batch(**batch))
 
 
 def renamed(result: Result, name: str) -> Result:

@@ -2,12 +2,16 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from skipstone.evaluation.evaluate import Result
 from skipstone.store import files
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which one begins
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
@@ -16,9 +20,19 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rows as CSV, with every column that one of them has."""
+    """Rows as CSV, with every column that one of them has.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     content = io.StringIO(newline="")
-    writer = csv.DictWriter(content, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write(path, content.getvalue().encode())
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.writer(content)
+    writer.writerow(map(_literal, columns))
+    writer.writerows([_literal(row.get(name)) for name in columns] for row in rows)
+    files.write(path, content.getvalue().encode(errors="backslashreplace"))
+
+
+def _literal(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(_FORMULA) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{value}"

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from skipstone.evaluation.evaluate import Result
 from skipstone.report.embed import Drawing
@@ -20,6 +20,8 @@ from skipstone.report.rows import families, finite, metrics, numbers
 _MARKERS = "osD^vPX*"
 _GRAY = "0.45"
 _DPI = 144  # one and a half dots a pixel of a page, for sharp letters on most screens
+_LOSSES = ("train/loss", "val/loss")
+_NAMED = 16  # lines for which a legend has room
 _PLAIN = FuncFormatter(lambda y, _: f"{float(f'{y:.2g}'):g}")
 
 
@@ -152,26 +154,51 @@ def _ticks(of: Iterable[int]) -> tuple[list[int], list[str]]:
     return kept, [str(nfe) for nfe in kept]
 
 
-def training_curve(metrics_csv: Path) -> Drawing | None:
-    """The losses against the step, from a model folder's metrics.csv. None where it is absent or has no losses."""
+def read_losses(metrics_csv: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, loss) by name, from a model folder's metrics.csv; nothing where it is absent or has none."""
     try:
         with metrics_csv.open(newline="") as file:
             records = list(csv.DictReader(file))
     except OSError:
+        return {}
+    found = {name: _column(records, name) for name in _LOSSES}
+    return {name: points for name, points in found.items() if points}
+
+
+def training_curve(metrics_csv: Path) -> Drawing | None:
+    """The losses against the step, from a model folder's metrics.csv. None where it is absent or has no losses."""
+    losses = read_losses(metrics_csv)
+    styles = {"train/loss": {"color": "0.6", "linewidth": 1}, "val/loss": {"marker": "o", "markersize": 4}}
+    return _losses([(name, points, styles[name]) for name, points in losses.items()], "")
+
+
+def training_curves(losses: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Drawing | None:
+    """One loss of several models, by what tells them apart: the held-out one where all have it. None without any."""
+    known = {label: found for label, found in losses.items() if found}
+    name = next((name for name in reversed(_LOSSES) if all(name in found for found in known.values())), None)
+    if not known or name is None:
         return None
-    losses = {name: _column(records, name) for name in ("train/loss", "val/loss")}
-    if not any(losses.values()):
+    colors, last = matplotlib.colormaps["plasma"], max(1, len(known) - 1)
+    lines = [
+        (label, found[name], {"color": colors(0.1 + 0.75 * k / last), "linewidth": 1.2})
+        for k, (label, found) in enumerate(known.items())
+    ]
+    return _losses(lines, f" ({name})")
+
+
+def _losses(lines: Sequence[tuple[str, Sequence[tuple[int, float]], dict[str, Any]]], which: str) -> Drawing | None:
+    if not lines:
         return None
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.2 + 0.1 * len(lines)), layout="constrained")
     axes = figure.subplots()
-    for (name, points), style in zip(losses.items(), ({"color": "0.6", "linewidth": 1}, {"marker": "o"}), strict=True):
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
-    axes.set(xlabel="step", ylabel="loss: mean squared error of eps")
-    plain_log(axes, _span([value for points in losses.values() for _, value in points]))
+    for label, points, style in lines:
+        axes.plot(*zip(*points, strict=True), label=label, **style)
+    axes.set(xlabel="step", ylabel=f"loss: mean squared error of eps{which}")
+    plain_log(axes, _span([value for _, points, _ in lines for _, value in points]))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    if len(lines) <= _NAMED:
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return Drawing.of(png(figure, _DPI))
 
 
@@ -200,6 +227,9 @@ def save_reconstruction(rows: Sequence[dict[str, Any]], published: Mapping[int, 
         if points:
             axes.loglog(*zip(*points, strict=True), "o-", label=label)
     axes.loglog(published.keys(), published.values(), "s--", color="gray", label="DDIM paper, CIFAR-10")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_PLAIN)
+        axis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="NFE (evaluations, each way)", ylabel="mean squared error, pixels in [0, 1]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -6,12 +6,11 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from skipstone.evaluation.evaluate import Result
-from skipstone.evaluation.metrics.metric import best, limit_name
+from skipstone.evaluation.metrics.metric import limit_name
 from skipstone.report import pictures
-from skipstone.report.rows import caption, families, finite, metrics, numbers, show
+from skipstone.report.rows import batches, caption, families, finite, metrics, nearest, numbers, show, telling
 
 _THUMBNAILS = 16
-_TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telling first: docs/metrics.md
 
 
 def log_results(loggers: Sequence[Logger], results: Sequence[Result], step: int | None = None) -> None:
@@ -24,6 +23,8 @@ def log_results(loggers: Sequence[Logger], results: Sequence[Result], step: int 
         told |= {f"cell/{result.name}/{name}": value for name, value in values.items() if finite(value)}
     floors = {name: each.floor for name in metrics(results) if (each := results[0].measured.get(name)) is not None}
     told |= {f"floor/{name}": floor for name, floor in floors.items()}
+    if together := batches(results):
+        told["batch/seconds"] = sum(batch.seconds for batch in together)
     for logger in loggers:
         logger.log_metrics(told, step=step)
         if hasattr(logger, "log_image"):
@@ -90,12 +91,10 @@ def _curves(results: Sequence[Result]) -> dict[str, Any]:
 
 def _best(results: Sequence[Result]) -> dict[str, Any]:
     """The cell that comes nearest to the data by the most telling distance there is, and all its distances."""
-    measured = metrics(results)
-    telling = next((name for name in _TELLING if name in measured), None)
-    if telling is None:
+    measured, i = metrics(results), nearest(results, telling(results))
+    if i is None:
         return {}
-    found = numbers(results, telling)
-    result = results[found.index(best(found))]
+    result = results[i]
     distances = {name: each.value for name, each in result.measured.items() if not each.metric.per_sample}
     return {
         "best/cell": result.name,

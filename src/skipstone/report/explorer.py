@@ -10,7 +10,19 @@ from torchvision.utils import make_grid
 from skipstone.evaluation.evaluate import Result
 from skipstone.evaluation.metrics import Measured
 from skipstone.report.embed import embed_samples
-from skipstone.report.rows import caption, families, finite, metrics, numbers, show, stops, tau
+from skipstone.report.rows import (
+    caption,
+    families,
+    finite,
+    metrics,
+    nearest,
+    numbers,
+    show,
+    stops,
+    tau,
+    telling,
+    told_apart,
+)  # fmt: skip
 
 Data = dict[str, Any]
 
@@ -18,6 +30,7 @@ Data = dict[str, Any]
 def explorer_data(results: Sequence[Result]) -> Data | None:
     """What page.js reads, ready for JSON; None where no cell was filmed.
 
+    told: what tells the families apart.  start: the cell that is shown first: the user's own, or else the best.
     cells, in the order of the filmed results: the place (family, stop and eta: the controls), the steps t → p, two
     sprites (x and x0; a row a step, a column a sample) and the numbers, in the order of `metrics`.
     """
@@ -46,9 +59,12 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
                 "numbers": [_number(result.measured.get(metric), place) for metric, place in places.items()],
             }
         )
+    own = next((i for i, result in enumerate(results) if result.own), None)
+    start = (nearest(results, telling(results)) or 0) if own is None else own
     samples, _, height, width = results[0].film.x.shape[1:]
     return {
-        "families": list(groups), "metrics": measured, "cells": cells,
+        "families": list(groups), "told": ", ".join(told_apart(rows)), "metrics": measured,
+        "cells": cells, "start": start,
         "samples": samples, "height": height, "width": width,
     }  # fmt: skip
 

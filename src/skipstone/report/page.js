@@ -59,7 +59,7 @@ function explore(section, data) {
   }
 
   // What was asked for. Not every stop has every eta, so the slider shows the nearest one; the wish stays.
-  const start = data.cells.find((cell) => cell.own) ?? data.cells[0];
+  const start = data.cells[data.start];
   const wish = { family: start.family, stop: start.stop, eta: start.eta, progress: 1 };
   let shown = start;
   const among = (family) => data.cells.filter((cell) => cell.family === family).sort((a, b) => a.stop - b.stop || a.eta - b.eta);

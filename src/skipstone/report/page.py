@@ -19,7 +19,7 @@ from skipstone.evaluation.metrics.metric import SOLVER_RMSE, Measured, Metric, l
 from skipstone.report import pictures
 from skipstone.report.embed import Embedded, embed_file, embed_samples
 from skipstone.report.explorer import explorer_data
-from skipstone.report.rows import caption, finite, metrics, numbers, show
+from skipstone.report.rows import batches, caption, choices, finite, metrics, nearest, numbers, show, time
 from skipstone.store import files
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
@@ -41,11 +41,26 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
+class Overview:
+    """What the page of a sweep tells of all its jobs, where that of a run speaks of the user's own cell.
+
+    trainings:  one row per model
+    memory:     one row per cell that was held against the training images
+    averaged:   the cells over seeds (seeds.average); empty where no seed was swept over
+    """
+
+    trainings: Sequence[dict[str, Any]]
+    memory: Sequence[dict[str, Any]]
+    averaged: Sequence[Result]
+
+
+@dataclass(frozen=True)
 class Story:
     """What the page tells beside the cells.
 
     model: the model's folder name.  config: the composed configuration as YAML.  command: what to type to get the
-    same again.  training_curve: where there is one.  notes: sentences for the top, such as warnings.
+    same again.  training_curve: where there is one.  notes: sentences for the top, such as warnings.  overview: of a
+    sweep.
     """
 
     model: str
@@ -54,36 +69,52 @@ class Story:
     training_curve: Embedded | None = None
     neighbours: Neighbours | None = None
     notes: Sequence[str] = ()
+    overview: Overview | None = None
 
 
 def write_page(results: Sequence[Result], folder: Path, story: Story) -> Path:
     """Write report.html into a run's folder, in which curves.png and contact.png lie; returns its path."""
     rows = [result.facts for result in results]
+    sweep = story.overview
+    averaged = sweep.averaged if sweep else []
+    compared, measured = averaged or results, metrics(averaged or results)
     own = next((result for result in results if result.own), results[0])
+    best = {name: nearest(compared, name) for name in measured}
     page = _template().render(
         story=story,
+        sweep=sweep,
         results=results,
         own=own,
-        columns=(columns := _columns(results)),
+        compared=compared,
+        columns=(columns := _columns(compared)),
+        of_seeds=_columns(results) if averaged else [],
+        choices=choices(rows),
+        best={name: compared[i] for name, i in best.items() if i is not None},
+        models=len({row.get("model") for row in rows}),
+        nfes=sorted({row["nfe"] for row in rows}),
+        batches=batches(results),
+        time=time(results),
+        timed=[row["seconds"] for row in rows if finite(row["seconds"])],
         one_network=len({(row.get("model"), row.get("seed")) for row in rows}) == 1,
-        measured=metrics(results),
-        higher=[name for name in metrics(results) if not _metric(results, name).lower_is_better],
+        one_noise=len({row.get("seed") for row in rows}) == 1,
+        measured=measured,
+        higher=[name for name in measured if not _metric(results, name).lower_is_better],
         has_limits=any(column.limit for column in columns),
-        solver_error=SOLVER_RMSE.name in metrics(results),
-        floors=list({row["images"]: i for i, row in enumerate(rows)}.items()),
+        solver_error=SOLVER_RMSE.name in measured,
+        counts=sorted({row["images"] for row in rows}),
         curves=embed_file(folder / "curves.png"),
         sheet=embed_file(folder / "contact.png"),
         grids=[embed_samples(pictures.grid(result.samples)) for result in results],
         shown=min(pictures.GRID_IMAGES, len(own.samples)),
         explorer=explorer_data(results),
-        strips=_strips(own.film),
+        strips=[] if sweep else _strips(own.film),
         neighbours=_neighbours(story.neighbours),
         training_curve=story.training_curve,
         versions={"skipstone": __version__, "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
     )
     path = folder / "report.html"
-    files.write(path, page.encode())
+    files.write(path, page.encode(errors="backslashreplace"))
     return path
 
 
@@ -132,7 +163,8 @@ def _columns(results: Sequence[Result]) -> list[_Column]:
         if any(map(finite, _of(found, "limit"))):
             limit_floors = _of(found, "limit_floor")
             limits.append(_Column(limit_name(name), _of(found, "limit"), none, limit_floors, never, limit=True))
-    return [*columns, *limits, *(fact(name) for name in CLOCK)]
+    clocks = [name for name in CLOCK if any(finite(row.get(name)) for row in facts)]
+    return [*columns, *limits, *map(fact, clocks)]
 
 
 def _of(found: Sequence[Measured | None], what: str) -> list[float | None]:

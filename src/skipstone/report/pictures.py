@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -55,11 +56,20 @@ def png(picture: Image.Image | Figure, dpi: int = 100) -> bytes:
     """What `write` writes."""
     content = io.BytesIO()
     if isinstance(picture, Figure):
+        for text in picture.findobj(Text):  # what a user named is no formula, and may hold what no font has
+            text.set_parse_math(False)
+            text.set_text(literal(text.get_text()))
         picture.set_dpi(dpi)
         FigureCanvasAgg(picture).print_png(content)  # savefig would draw all of it twice, first for the layout alone
     else:
         picture.save(content, "PNG")
     return content.getvalue()
+
+
+def literal(text: str) -> str:
+    """Text as a picture can hold it: with the codes of bytes that are no UTF-8, and without control signs."""
+    codes = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in codes)
 
 
 def _enlarged(picture: Tensor) -> Tensor:

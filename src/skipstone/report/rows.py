@@ -8,11 +8,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from skipstone.evaluation.evaluate import Result
+from skipstone.evaluation.evaluate import SETTINGS, Batch, Result
 from skipstone.evaluation.metrics import Measured
+from skipstone.evaluation.metrics.metric import best
 
 Row = dict[str, Any]
 
+_TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telling first: docs/metrics.md
 _KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "model")
 
 
@@ -27,13 +29,54 @@ def numbers(results: Sequence[Result], metric: str) -> list[Measured | None]:
     return [result.measured.get(metric) for result in results]
 
 
-def families(rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Which rows differ in tau and eta alone: their indices, by the schedule and by what else tells families apart."""
+def telling(results: Sequence[Result]) -> str | None:
+    """Of the distances that there are, the most telling one."""
+    measured = metrics(results)
+    return next((name for name in _TELLING if name in measured), None)
+
+
+def nearest(results: Sequence[Result], metric: str | None) -> int | None:
+    """Which cell is the best by one metric; None where none has it."""
+    found = [] if metric is None else numbers(results, metric)
+    first = best(found)
+    return None if first is None else found.index(first)
+
+
+def batches(results: Sequence[Result]) -> list[Batch]:
+    """The samplings of several cells at once that these cells come from, each once."""
+    return list(dict.fromkeys(result.batch for result in results if result.batch and result.batch.cells > 1))
+
+
+def time(results: Sequence[Result]) -> str:
+    """What was measured of the sampling's time, in a sentence; nothing where each cell has a time of its own."""
+    together = batches(results)
+    if not together:  # or it is not known
+        return ""
+    seconds, count = show(sum(batch.seconds for batch in together)), sum(batch.cells for batch in together)
+    if len(together) > 1:
+        return f"{count} cells were sampled in {len(together)} batches, which took {seconds} s in all."
+    which = "All" if count == len(results) else "Of the"
+    return f"{which} {count} cells were sampled in one batch, which took {seconds} s."
+
+
+def choices(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """What cells were set to, by setting: one value that all share, or those in which they differ."""
+    found = {name: list(dict.fromkeys(row.get(name) for row in rows)) for name in (*swept(rows), *SETTINGS, "images")}
+    return {name: values for name, values in found.items() if values not in ([""], [None])}
+
+
+def told_apart(rows: Sequence[Row]) -> list[str]:
+    """What tells families apart: the schedule, and whatever else but tau and eta differs."""
     by_sweep = swept(rows)
     models = {(*(row[key] for key in by_sweep), row.get("model")) for row in rows}
-    told_apart = len(models) == len({model[:-1] for model in models})  # then that says more than the model's key
-    kinds = [key for key in _KINDS if key != "model" or not told_apart] + by_sweep
-    told = [key for key in kinds if key == "schedule" or len({row.get(key, "") for row in rows}) > 1]
+    enough = len(models) == len({model[:-1] for model in models})  # then that says more than the model's key
+    kinds = [key for key in _KINDS if key != "model" or not enough] + by_sweep
+    return [key for key in kinds if key == "schedule" or len({row.get(key, "") for row in rows}) > 1]
+
+
+def families(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Which rows differ in tau and eta alone: their indices, by the schedule and by what else tells families apart."""
+    told = told_apart(rows)
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         found.setdefault(", ".join(filter(None, (_told(key, row[key]) for key in told))), []).append(i)

@@ -9,8 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from skipstone.evaluation.evaluate import Result
+from skipstone.evaluation.metrics import Measured
 from skipstone.evaluation.metrics.metric import leading, limit_name
-from skipstone.report.rows import finite, metrics, numbers, show, swept
+from skipstone.evaluation.seeds import SEEDS
+from skipstone.report.rows import finite, metrics, numbers, show, swept, time
+
+
+def _console() -> Console:
+    """A terminal to which text is text: [b] in a name is no markup, and :x: no picture."""
+    return Console(markup=False, emoji=False)
 
 
 def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
@@ -18,7 +25,7 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
     table = Table(*rows[0], title=title, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(show(value) for value in row.values()))
-    Console().print(table)
+    _console().print(table)
 
 
 def print_table(results: Sequence[Result]) -> None:
@@ -27,7 +34,7 @@ def print_table(results: Sequence[Result]) -> None:
     In bold the best value of a metric and those that cannot be told from it. The user's own cell is marked by an
     arrow. Columns for which a narrow terminal has no room are named below the table, not cut in half.
     """
-    console = Console()
+    console = _console()
     endless = console.options.update(max_width=10_000)
     columns = _columns(results)
     left_out: list[str] = []
@@ -36,6 +43,8 @@ def print_table(results: Sequence[Result]) -> None:
         del columns[name]
         left_out.insert(0, name)
     console.print(_table(results, columns))
+    if said := time(results):
+        console.print(said, style="dim")
     if left_out:
         console.print(f"In evaluation.csv, for want of room here: {', '.join(left_out)}", style="dim")
 
@@ -50,7 +59,7 @@ def _columns(results: Sequence[Result]) -> dict[str, _Column]:
     for name in metrics(results):
         found = numbers(results, name)
         styles = ["bold" if best else "" for best in leading(found)]
-        values = [show(each and each.value) for each in found]
+        values = [_value(each, SEEDS in result.facts) for each, result in zip(found, results, strict=True)]
         texts = [Text(value, style) for value, style in zip(values, styles, strict=True)]
         columns[name] = (texts, show(found[0] and found[0].floor))
         if any(each is not None and finite(each.limit) for each in found):
@@ -58,18 +67,27 @@ def _columns(results: Sequence[Result]) -> dict[str, _Column]:
                 [Text(show(each and each.limit)) for each in found],
                 show(found[0] and found[0].limit_floor),
             )
-    return columns | limits | {"seconds": ([Text(show(result.facts["seconds"])) for result in results], "")}
+    times = [result.facts["seconds"] for result in results]
+    measured = {"seconds": ([Text(show(time)) for time in times], "")} if any(map(finite, times)) else {}
+    return columns | limits | measured
+
+
+def _value(measured: Measured | None, over_seeds: bool) -> str:
+    value = show(measured and measured.value)
+    return f"{value} ± {show(measured.spread, 2)}" if over_seeds and measured and measured.spread else value
 
 
 def _table(results: Sequence[Result], columns: dict[str, _Column]) -> Table:
     """The settings of each cell that commonly differ, and these columns."""
     first = results[0].facts
     noise = "" if "seed" in swept([first]) else ", the same start noise in each"
+    if SEEDS in first:
+        noise = ": mean ± standard deviation over seeds"
     title = f"{first['images']} images a cell{noise}"
     bold = any(text.style for texts, _ in columns.values() for text in texts)
     caption = "bold: the best of a column, and what cannot be told from it" if bold else None
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    settings = [*swept([first]), "schedule", "tau", "eta", "nfe"]
+    settings = [*swept([first]), "schedule", "tau", "eta", "nfe", *([SEEDS] if SEEDS in first else [])]
     for name in (*settings, *columns):
         table.add_column(name.replace("_", "\n", 1), justify="right", no_wrap=True)
     marked = any(result.own for result in results) and len(results) > 1

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
+from skipstone.commands.sweeps import overview
 from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
+from skipstone.commands.sweeps.overview import Told
 from skipstone.evaluation import results as archive
+from skipstone.evaluation import seeds
 from skipstone.evaluation.evaluate import CLOCK, Result
 from skipstone.report import csv, curves, page, sheet, terminal
 from skipstone.store import files
@@ -32,7 +35,7 @@ def report(folder: Path) -> Path | None:
     that is no sweep's, ValueError for one whose command cannot be read.
     """
     past, whole = command(folder), typed(folder)
-    results, failures = _collect(folder)
+    results, failures, told = _collect(folder)
     notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
     if notes:
         short = shlex.join(["python", "train.py", f"resume={folder}"])
@@ -46,31 +49,37 @@ def report(folder: Path) -> Path | None:
         )
     if not results:
         return None
+    averaged = seeds.average(results)
     csv.write_csv(results, folder / "evaluation.csv")
-    curves.save_curves(results, folder / "curves.png")
+    if averaged:
+        csv.write_csv(averaged, folder / "averages.csv")
+    curves.save_curves(averaged or results, folder / "curves.png")
     sheet.save_sheet(results, folder / "contact.png")
-    models = sorted({result.facts["model"] for result in results})
+    losses = curves.training_curves(overview.losses(told))
     story = page.Story(
-        model=" and ".join(models),
+        model=overview.title(results),
         config=(folder / OVERVIEW).read_text(),
         command=shlex.join(["python", "train.py", "-m", *past.hydra, *past.task]),
+        training_curve=losses and losses.embedded,
         notes=notes,
+        overview=page.Overview(overview.trainings(told), overview.memory(told), averaged),
     )
     path = page.write_page(results, folder, story)
-    terminal.print_table(results)
+    terminal.print_table(averaged or results)
     return path
 
 
-def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
-    """The cells of all jobs, each once, and the jobs that have none."""
+def _collect(folder: Path) -> tuple[list[Result], list[Failure], list[Told]]:
+    """The cells of all jobs, each once, the jobs that have none, and what the others tell beside their cells."""
     found: dict[str, tuple[int, Result]] = {}
-    failures = []
+    failures: list[Failure] = []
+    others: list[Told] = []
     jobs = _jobs(folder)
     varied = _varied([overrides for overrides in jobs.values() if overrides is not None])
     for number, overrides in jobs.items():
         job, said = folder / str(number), "?" if overrides is None else " ".join(overrides)
         try:
-            results = archive.load(job)
+            results, about = archive.load(job), archive.about(job)
         except (OSError, ValueError) as error:
             failures.append(Failure(number, said, _why(job, error)))
             continue
@@ -82,9 +91,11 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure]]:
         for result in results:
             told = {key: settings.get(key) for key in varied if key.rpartition(".")[2] not in result.facts}
             result = replace(result, facts={**told, **result.facts})
+            if result.own:
+                others.append((result.facts, about))
             same = repr({name: value for name, value in result.row.items() if name not in CLOCK})
             found.setdefault(same, (number, replace(result, own=False)))
-    return _distinct(list(found.values())), failures
+    return _distinct(list(found.values())), failures, others
 
 
 def _settings(overrides: Sequence[str]) -> dict[str, str]:

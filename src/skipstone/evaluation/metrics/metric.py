@@ -8,6 +8,8 @@ from typing import Any
 from skipstone.evaluation.metrics import jackknife
 
 WITHIN = 2.0  # spreads of a difference that tell nothing apart
+# The same where the spread rests on a few replicates, such as seeds: Student's t, 95 %, of 1, 2, … degrees of freedom
+_WITHIN_OF_FEW = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 _MEDIAN, _SPREAD, _LIMIT, _FLOOR = "_median", "_std", "_infinity", "_floor"
 
@@ -82,16 +84,22 @@ class Measured:
         return replace(self, value=math.nan, spread=math.nan, limit=limit, replicates=())
 
     def beyond(self, other: "Measured") -> bool:
-        """Whether this number is better than the other by more than WITHIN spreads of their paired difference."""
+        """Whether this number is better than the other by more than their paired difference is uncertain."""
         difference = self.value - other.value if self.metric.lower_is_better else other.value - self.value
-        return difference < -WITHIN * _spread_of_difference(self, other)
+        return difference < -_uncertainty(self, other)
 
 
-def _spread_of_difference(a: Measured, b: Measured) -> float:
-    """By the replicates of the difference; where these are not kept, as if both cells had noise of their own."""
+def _uncertainty(a: Measured, b: Measured) -> float:
+    """WITHIN spreads of the difference, more where few replicates tell the spread.
+
+    By the replicates of the difference; where these are not kept, as if both cells had noise of their own.
+    """
     if a.replicates and len(a.replicates) == len(b.replicates):
-        return jackknife.spread([x - y for x, y in zip(a.replicates, b.replicates, strict=True)])
-    return math.hypot(a.spread or 0.0, b.spread or 0.0)
+        differences = [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
+        free = len(differences) - 1
+        within = _WITHIN_OF_FEW[free - 1] if free <= len(_WITHIN_OF_FEW) else WITHIN
+        return within * jackknife.spread(differences)
+    return WITHIN * math.hypot(a.spread or 0.0, b.spread or 0.0)
 
 
 def best(measured: Sequence[Measured | None]) -> Measured | None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from skipstone.evaluation.metrics import rank_correlation
+from skipstone.report import markdown
 from skipstone.report.rows import Row, finite, show
 from skipstone.studies.paper import published
-from skipstone.studies.paper.select import lines
 
 _FEWEST = 3  # cells that have an order worth a number
 _ALL = 1 - 1e-9
@@ -39,7 +39,7 @@ def agreement(cells: Sequence[Row], full: Sequence[Row], names: Sequence[str]) -
         return ""
     values = {name: {group: correlation(rows, name) for group, rows in found.items()} for name in names}
     body = [[group, *(_signed(values[name][group]) for name in names)] for group in found]
-    table = lines(["cells", *(f"`{name}`" for name in names)], body)
+    table = markdown.table(["cells", *(f"`{name}`" for name in names)], body)
     sentences = [_sentences(name, values[name], found) for name in names]
     top = "Rank correlation (Spearman's ρ) with the paper's FIDs:"
     return "\n\n".join([top, table, *sentences])

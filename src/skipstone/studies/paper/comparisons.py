@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipstone.evaluation.metrics import SOLVER_RMSE
+from skipstone.report import markdown
 from skipstone.report.rows import Row, finite, show
 from skipstone.studies.paper import select
-from skipstone.studies.paper.select import fd_names, lines
+from skipstone.studies.paper.select import fd_names
 
 _RMSE = SOLVER_RMSE.name
 
@@ -67,7 +68,7 @@ def precision(rows: Sequence[Row]) -> str:
             f"{fast['images']:,} samples, η = 0, NFE {fast['nfe']}, from the same noise: by the network as it was "
             "sampled for this page, and by the plain one in float32 (without TF32). The difference is "
             "absolute, its mean over all numbers, in the [−1, 1] scale.",
-            lines(["", *(f"`{name}`" for name in names), "difference"], [*body, floor]),
+            markdown.table(["", *(f"`{name}`" for name in names), "difference"], [*body, floor]),
             f"{'; '.join(said)}." if said else "",
         ]
     )
@@ -91,7 +92,7 @@ def _table(cells: Sequence[Row], nfes: Sequence[int], names: Sequence[str]) -> s
     told, metrics = ("solver", "schedule", "tau", "nfe"), (*names, _RMSE)
     body = [[*(str(row[key]) for key in told), *(show(row.get(metric)) for metric in metrics)] for row in cells]
     floor = ["floor", "", "", "", *(show(select.floor(cells[0], name)) for name in names), "0"]
-    return lines(["solver", "schedule", "τ", "NFE", *(f"`{metric}`" for metric in metrics)], [*body, floor])
+    return markdown.table(["solver", "schedule", "τ", "NFE", *(f"`{metric}`" for metric in metrics)], [*body, floor])
 
 
 def _order(cells: Sequence[Row], nfe: int, nfes: Sequence[int], name: str) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skipstone.store import files
-from skipstone.studies.paper.parts import Part, Progress
+from skipstone.studies.paper.parts import Outcome, Part, Progress
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +73,16 @@ class Ledger:
         """Those that are not done."""
         return [part for part in parts if part.name not in self.parts]
 
-    def add(self, part: Part, rows: list[dict[str, Any]], samples: dict[str, Tensor], **facts: Any) -> None:
+    def add(self, part: Part, outcome: Outcome, **facts: Any) -> None:
         """Keep what a part gave."""
-        rows = [{key: _plain(value) for key, value in row.items()} for row in rows]
-        sampling = sum(row["seconds"] for row in rows)
         self.parts[part.name] = {
-            "evaluations": part.evaluations, "images": part.images, "sampling_seconds": sampling, **facts, "rows": rows,
-        }  # fmt: skip
-        self.samples |= samples
+            "evaluations": part.evaluations,
+            "images": part.images,
+            "sampling_seconds": outcome.seconds,
+            **facts,
+            "rows": [{key: _plain(value) for key, value in row.items()} for row in outcome.rows],
+        }
+        self.samples |= outcome.samples
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write_tensors(self.samples, self.folder / _SAMPLES)
         self.save()
@@ -126,8 +128,8 @@ def carry_out(
         began = time.perf_counter()
         outcome = part.run(_spoken(part))
         seconds = time.perf_counter() - began
-        rate = part.cost * part.evaluations / sum(row["seconds"] for row in outcome.rows)
-        ledger.add(part, outcome.rows, outcome.samples, seconds=seconds, device=device)
+        rate = part.cost * part.evaluations / outcome.seconds
+        ledger.add(part, outcome, seconds=seconds, device=device)
         log.info("%s: done in %.1f s, sampled at %.0f evaluations/s", part.name, seconds, rate / part.cost)
         ahead.remove(part)
     for part in ahead:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skipstone import engine
 from skipstone.commands.finished import OpenedModel
 from skipstone.data import ImageSet, pick, to_unit
-from skipstone.evaluation.evaluate import Cell, evaluate, measure
+from skipstone.evaluation.evaluate import Batch, Cell, evaluate, measure
 from skipstone.evaluation.fine import FineSolution
 from skipstone.evaluation.metrics import MemoryCheck, Proxies
 from skipstone.evaluation.metrics.features import float32
@@ -32,10 +32,21 @@ Progress = Callable[[int, int], None]
 
 
 class Outcome(NamedTuple):
-    """What a part gave: its rows, and the first samples of its cells, uint8 [≤ KEPT, C, H, W], by the cell's name."""
+    """What a part gave.
+
+    rows:     one per cell
+    samples:  the first of its cells, uint8 [≤ KEPT, C, H, W], by the cell's name
+    batch:    seconds that its cells took together; None where each was sampled alone, and its row has them
+    """
 
     rows: list[dict[str, Any]]
     samples: dict[str, Tensor]
+    batch: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """That all of its sampling took."""
+        return sum(row["seconds"] for row in self.rows) if self.batch is None else self.batch
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,8 @@ class Tables:
                 for line, result in zip(rows, results, strict=True):
                     line["too_near"] = self._memory(result.samples[:CHECKED]).too_near
             kept = results if is_table_1 else []  # the baseline's cells have the names of Table 1's
-            return Outcome(rows, {result.name: result.samples[:KEPT].clone() for result in kept})
+            samples = {result.name: result.samples[:KEPT].clone() for result in kept}
+            return Outcome(rows, samples, results[0].batch.seconds)
 
         return Part(name, n * sum(cell.table.nfe for cell in its_cells), n * len(its_cells), run)
 
@@ -169,8 +181,8 @@ class Tables:
         """The row of config.images_all_steps samples of a cell, and they."""
         began = time.perf_counter()
         x = sample()
-        seconds = time.perf_counter() - began
-        return measure(cell, x, self.proxies.at(self.config.images_all_steps), None, seconds).row, x
+        batch = Batch(1, len(x), time.perf_counter() - began)
+        return measure(cell, x, self.proxies.at(self.config.images_all_steps), None, batch).row, x
 
     def _sample_all_steps(self, cell: Cell, progress: Progress, net: nn.Module | None = None) -> Tensor:
         """config.images_all_steps samples, on the CPU. net: another network than the one that is ready."""
@@ -235,11 +247,11 @@ class Tables:
             began = time.perf_counter()
             back = engine.sample_many(self.net, tables, start=x0, batch_size=size, progress=progress)
             errors = [float(((x - x0) / 2).square().mean()) for x in back]  # waits for the device
-            seconds = (time.perf_counter() - began) / sum(nfes)
+            seconds = time.perf_counter() - began
             rows = [
-                {"part": name, "row": "0", "nfe": nfe, "images": n, "mse": error, "seconds": nfe * seconds}
+                {"part": name, "row": "0", "nfe": nfe, "images": n, "mse": error}
                 for nfe, error in zip(nfes, errors, strict=True)
             ]
-            return Outcome(rows, {})
+            return Outcome(rows, {}, seconds)
 
         return Part(name, n * sum(table.nfe for table in tables), n * len(tables), run)

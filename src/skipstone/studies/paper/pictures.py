@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from skipstone.evaluation.metrics import SOLVER_RMSE
 from skipstone.report.curves import plain_log
+from skipstone.report.pictures import write
 from skipstone.report.rows import Row, finite
 from skipstone.studies.paper import published
 from skipstone.studies.paper.select import fd_names, floor, part, table_1
@@ -69,7 +70,7 @@ def save_curves(rows: Sequence[Row], path: Path) -> None:
     _panel(right, "η = 0", of_solvers, SOLVER_RMSE.name, lambda row: f"{row['solver']}, {row['schedule']}")
     if right.get_legend():
         right.get_legend().remove()  # it is that of the panel beside it
-    figure.savefig(path, dpi=110)
+    write(figure, path, dpi=110)
 
 
 def _panel(axes: Axes, title: str, rows: Sequence[Row], metric: str, label: Callable[[Row], str]) -> None:

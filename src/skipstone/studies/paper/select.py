@@ -40,12 +40,6 @@ def best_cell(rows: Sequence[Row]) -> Row | None:
     return min(cells, key=lambda row: row[names[0]], default=None)
 
 
-def lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *body])
-
-
 def value(thing: Any) -> str:
     """For a cell of a table: counts with separators, distances to three digits."""
     if isinstance(thing, bool):

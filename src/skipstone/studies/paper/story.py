@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import yaml
 
+from skipstone.report import markdown
+from skipstone.report.markdown import literal
 from skipstone.report.rows import Row, show
 from skipstone.studies.paper import select
-from skipstone.studies.paper.select import fd_names, lines, value
+from skipstone.studies.paper.select import fd_names, value
 
 _JPEG = (
     "**Its images were compressed as JPEG**, which loses detail for good. The model learned to make images with JPEG's "
@@ -53,7 +56,7 @@ def top(results: dict[str, Any]) -> str:
         f"{' and '.join(devices)} ({machine['precision']}{compiled}, torch {machine['torch']}). The command below "
         "wrote this page, its pictures and its sentences from what it measured."
     )
-    commands = "\n".join(f"    {line}" for line in (results["train_command"], results["command"]) if line)
+    commands = "\n".join(indent(line, "    ") for line in (results["train_command"], results["command"]) if line)
     left = results["left_out"]
     missing = f"**Missing here, for want of time:** {'; '.join(left)}." if left else ""
     channels, height, width = data["shape"]
@@ -82,7 +85,7 @@ def reading(results: dict[str, Any], rows: Sequence[Row]) -> str:
         f"{identity['metrics']['features']} features.{classifier} The **floor** is what as many held-out real images "
         "score. A distance of fewer images is biased upwards: compare only numbers of as many images, and each with "
         "its floor. **NFE** counts network evaluations a sample. All cells start from the same noise. `results.csv` "
-        "has every cell, with kernel distances and times."
+        "has every cell, with kernel distances."
     )
 
 
@@ -92,7 +95,7 @@ def model(results: dict[str, Any], rows: Sequence[Row], shown: Mapping[str, str]
     settings = {name: ours[name] for name in ("network", "training", "trainer") if ours[name]}
     said = [
         "## The model, and what was tried",
-        lines(["", f"`{ours['key']}`"], [[name, _settings(of)] for name, of in settings.items()]),
+        markdown.table(["", f"`{ours['key']}`"], [[name, _settings(of)] for name, of in settings.items()]),
         f"![The losses of the training]({shown['loss']})" if "loss" in shown else "",
     ]
     names, nfes = fd_names(rows), results["identity"]["nfes_compared"]
@@ -101,21 +104,26 @@ def model(results: dict[str, Any], rows: Sequence[Row], shown: Mapping[str, str]
             _tried("baseline", baseline, select.part(rows, "baseline"), names[0], nfes)
         ]  # fmt: skip
         at_0 = [row for row in select.table_1(rows) if row["row"] == "0"]
-        tried += [*results["tried"], _tried("**this model**", ours, at_0, names[0], nfes)]
+        theirs = [{literal(name): _literal(what) for name, what in row.items()} for row in results["tried"]]
+        tried += [*theirs, _tried("**this model**", ours, at_0, names[0], nfes)]
         header = list(dict.fromkeys(name for row in (tried[-1], *tried) for name in row))
         said.append(
             f"What was tried and what it gave: `{names[0]}` at η = 0, {results['identity']['images']:,} images, the "
             "steps of Table 1. Seconds are those between a training's first file and its last."
         )
         said.append(
-            lines([name.replace("_", " ") if "fd_" not in name else name for name in header],
+            markdown.table([name.replace("_", " ") if "fd_" not in name else name for name in header],
                   [[value(row.get(name)) for name in header] for row in tried])
         )  # fmt: skip
     return "\n\n".join(filter(None, said))
 
 
 def _settings(of: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_target_', 'class')} {value(what)}" for name, what in of.items())
+    return ", ".join(f"{name.replace('_target_', 'class')} {literal(value(what))}" for name, what in of.items())
+
+
+def _literal(thing: Any) -> Any:
+    return literal(thing) if isinstance(thing, str) else thing
 
 
 def _tried(what: str, facts: dict[str, Any], rows: Sequence[Row], name: str, nfes: Sequence[int]) -> dict[str, Any]:
@@ -142,4 +150,4 @@ def time(results: dict[str, Any]) -> str:
     body.append(["all", "", "", f"{sums[0]:.1f}", "", "", f"{sums[1]:.1f}"])
     before = ", ".join(f"{what} {show(seconds, 2)} s" for what, seconds in results["before"].items())
     header = ["part", "images", "evaluations", "seconds sampling", "images/s", "evaluations/s", "seconds in all"]
-    return "\n\n".join(["## The time each took", lines(header, body), f"Before the first part: {before}."])
+    return "\n\n".join(["## The time each took", markdown.table(header, body), f"Before the first part: {before}."])

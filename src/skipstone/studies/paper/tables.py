@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from skipstone.report import markdown
 from skipstone.report.rows import Row, show
 from skipstone.studies.paper import published, select
 from skipstone.studies.paper.agreement import agreement
 from skipstone.studies.paper.parts import CHECKED
-from skipstone.studies.paper.select import fd_names, lines
+from skipstone.studies.paper.select import fd_names
 
 
 def table_1(rows: Sequence[Row]) -> str:
@@ -47,7 +48,7 @@ def _beside_paper(cells: Sequence[Row], full: Sequence[Row], nfes: Sequence[int]
             theirs = published.TABLE_1[row].get(column[0]["nfe"])
             line.append(ours if theirs is None else f"{ours} ({theirs})")
         body.append(line)
-    return lines(
+    return markdown.table(
         ["NFE", *(f"{column[0]['nfe']:,}" for column in columns)],
         [
             *body,
@@ -109,7 +110,7 @@ def table_2(rows: Sequence[Row]) -> str:
             "## Table 2: there and back",
             f"{cells[0]['images']:,} held-out images, encoded in S steps by DDIM's ODE and decoded in S, spaced as in "
             "Table 1; mean squared error a dimension, images in [0, 1].",
-            lines(["S", *(f"{row['nfe']:,}" for row in cells)], [ours, theirs]),
+            markdown.table(["S", *(f"{row['nfe']:,}" for row in cells)], [ours, theirs]),
             f"The error {falls}, and {lower}.",
         ]
     )

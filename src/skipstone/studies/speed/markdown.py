@@ -6,9 +6,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from skipstone.report.markdown import code, literal
+from skipstone.report.markdown import table as markdown_table
 from skipstone.store.files import replacing
 
-_HEAD = "| {} | images/s | evaluations/s | TFLOP/s | of the product | time, of the first |\n|---|---|---|---|---|---|"
+_HEAD = ("images/s", "evaluations/s", "TFLOP/s", "of the product", "time, of the first")
 _SHOWN = 12  # kernels of a profile
 
 
@@ -53,12 +55,12 @@ def _page(content: dict[str, Any]) -> str:
     how = f"{c['precision']}{', compiled' * c['compile']}{', own kernels' * c['kernels']}"
     peer = f", diffusers {c['diffusers']}" if any(row["peer"] for row in c["rows"]) else ""
     parts = [
-        f"`{c['command']}`",
+        code(c["command"]),
         f"{c['device']}, torch {c['torch']}{peer}; {how}; {c['gflop']:.2f} GFLOP an evaluation; "
         f"{c['product']}: {c['product_tflops']:.4g} TFLOP/s. Medians.",
     ]
     for title, rows in groupby(c["rows"], key=lambda row: row["title"]):
-        parts.append("\n".join([_HEAD.format(title), *(_line(row) for row in rows)]))
+        parts.append(markdown_table([literal(title), *_HEAD], map(_line, rows)))
     if c["notes"]:
         parts.append("\n".join(f"    {note}" for note in c["notes"]))
     if c.get("small"):
@@ -66,33 +68,38 @@ def _page(content: dict[str, Any]) -> str:
     for name, found in c["profiles"].items():
         parts.append(_profile(name, found))
     if c["left_out"]:
-        parts.append("Left out: " + "; ".join(c["left_out"]) + ".")
+        parts.append("Left out: " + literal("; ".join(c["left_out"])) + ".")
     return "\n\n".join(parts)
 
 
-def _line(row: dict[str, Any]) -> str:
-    return (
-        f"| {row['name']} | {row['images_per_second']:,.1f} | {row['evaluations_per_second']:,.0f} "
-        f"| {row['tflops']:.4g} | {row['of_product']:.1%} | {row['of_first']:.3f} |"
-    )
+def _line(row: dict[str, Any]) -> list[str]:
+    return [
+        literal(row["name"]),
+        f"{row['images_per_second']:,.1f}",
+        f"{row['evaluations_per_second']:,.0f}",
+        f"{row['tflops']:.4g}",
+        f"{row['of_product']:.1%}",
+        f"{row['of_first']:.3f}",
+    ]
 
 
 def _small(rows: list[dict[str, Any]]) -> str:
-    lines = ["| n | ms a step | ms of kernels | ratio |", "|---|---|---|---|"]
+    lines = []
     for row in rows:
-        there = "kernels" in row
-        kernels = f"{row['kernels']:.3f} | {row['milliseconds'] / row['kernels']:.2f}" if there else "– | –"
-        lines.append(f"| {row['n']} | {row['milliseconds']:.3f} | {kernels} |")
-    return "\n".join(lines)
+        kernels = ["–", "–"]
+        if "kernels" in row:
+            kernels = [f"{row['kernels']:.3f}", f"{row['milliseconds'] / row['kernels']:.2f}"]
+        lines.append([str(row["n"]), f"{row['milliseconds']:.3f}", *kernels])
+    return markdown_table(["n", "ms a step", "ms of kernels", "ratio"], lines)
 
 
 def _profile(name: str, found: list[dict[str, Any]]) -> str:
-    lines = [f"| kernels of {name} | ms | calls | share |", "|---|---|---|---|"]
-    for kernel in found[:_SHOWN]:
-        label = kernel["name"].replace("|", "/")[:70]
-        lines.append(f"| `{label}` | {kernel['milliseconds']:.3f} | {kernel['calls']} | {kernel['share']:.1%} |")
+    lines = [
+        [code(kernel["name"][:70]), f"{kernel['milliseconds']:.3f}", str(kernel["calls"]), f"{kernel['share']:.1%}"]
+        for kernel in found[:_SHOWN]
+    ]
     rest = found[_SHOWN:]
     if rest:
         time, calls, share = (sum(kernel[key] for kernel in rest) for key in ("milliseconds", "calls", "share"))
-        lines.append(f"| {len(rest)} others | {time:.3f} | {calls} | {share:.1%} |")
-    return "\n".join(lines)
+        lines.append([f"{len(rest)} others", f"{time:.3f}", str(calls), f"{share:.1%}"])
+    return markdown_table([f"kernels of {literal(name)}", "ms", "calls", "share"], lines)
