@@ -169,7 +169,7 @@ def training_curve(metrics_csv: Path) -> Drawing | None:
     """The losses against the step, from a model folder's metrics.csv. None where it is absent or has no losses."""
     losses = read_losses(metrics_csv)
     styles = {"train/loss": {"color": "0.6", "linewidth": 1}, "val/loss": {"marker": "o", "markersize": 4}}
-    return _losses([(name, points, styles[name]) for name, points in losses.items()], "")
+    return _losses([(name, points, styles[name]) for name, points in losses.items()], "loss")
 
 
 def training_curves(losses: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Drawing | None:
@@ -179,21 +179,21 @@ def training_curves(losses: Mapping[str, Mapping[str, Sequence[tuple[int, float]
     if not known or name is None:
         return None
     colors, last = matplotlib.colormaps["plasma"], max(1, len(known) - 1)
-    lines = [
-        (label, found[name], {"color": colors(0.1 + 0.75 * k / last), "linewidth": 1.2})
+    lines = [  # with a space, because matplotlib leaves out of a legend what begins with _
+        (f" {label}", found[name], {"color": colors(0.1 + 0.75 * k / last), "linewidth": 1.2})
         for k, (label, found) in enumerate(known.items())
     ]
-    return _losses(lines, f" ({name})")
+    return _losses(lines, name)
 
 
-def _losses(lines: Sequence[tuple[str, Sequence[tuple[int, float]], dict[str, Any]]], which: str) -> Drawing | None:
+def _losses(lines: Sequence[tuple[str, Sequence[tuple[int, float]], dict[str, Any]]], loss: str) -> Drawing | None:
     if not lines:
         return None
-    figure = Figure(figsize=(6.4, 3.2 + 0.1 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.2 + 0.1 * min(len(lines), _NAMED)), layout="constrained")
     axes = figure.subplots()
     for label, points, style in lines:
         axes.plot(*zip(*points, strict=True), label=label, **style)
-    axes.set(xlabel="step", ylabel=f"loss: mean squared error of eps{which}")
+    axes.set(xlabel="step", ylabel=f"{loss}: mean squared error of eps")
     plain_log(axes, _span([value for _, points, _ in lines for _, value in points]))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -30,7 +30,8 @@ Data = dict[str, Any]
 def explorer_data(results: Sequence[Result]) -> Data | None:
     """What page.js reads, ready for JSON; None where no cell was filmed.
 
-    told: what tells the families apart.  start: the cell that is shown first: the user's own, or else the best.
+    told: what tells the families apart.  start: the cell that is shown first: the user's own, or else
+    the best by a distance, which is named.
     cells, in the order of the filmed results: the place (family, stop and eta: the controls), the steps t → p, two
     sprites (x and x0; a row a step, a column a sample) and the numbers, in the order of `metrics`.
     """
@@ -60,11 +61,12 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
             }
         )
     own = next((i for i, result in enumerate(results) if result.own), None)
-    start = (nearest(results, telling(results)) or 0) if own is None else own
+    by = telling(results) if own is None else None
+    start = (nearest(results, by) or 0) if own is None else own
     samples, _, height, width = results[0].film.x.shape[1:]
     return {
         "families": list(groups), "told": ", ".join(told_apart(rows)), "metrics": measured,
-        "cells": cells, "start": start,
+        "cells": cells, "start": start, "by": by,
         "samples": samples, "height": height, "width": width,
     }  # fmt: skip
 

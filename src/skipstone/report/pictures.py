@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from skipstone.report.rows import printable
 from skipstone.store import files
 
 GRID_IMAGES = 64
@@ -58,18 +59,12 @@ def png(picture: Image.Image | Figure, dpi: int = 100) -> bytes:
     if isinstance(picture, Figure):
         for text in picture.findobj(Text):  # what a user named is no formula, and may hold what no font has
             text.set_parse_math(False)
-            text.set_text(literal(text.get_text()))
+            text.set_text(printable(text.get_text()))
         picture.set_dpi(dpi)
         FigureCanvasAgg(picture).print_png(content)  # savefig would draw all of it twice, first for the layout alone
     else:
         picture.save(content, "PNG")
     return content.getvalue()
-
-
-def literal(text: str) -> str:
-    """Text as a picture can hold it: with the codes of bytes that are no UTF-8, and without control signs."""
-    codes = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in codes)
 
 
 def _enlarged(picture: Tensor) -> Tensor:

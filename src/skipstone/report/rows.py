@@ -126,3 +126,9 @@ def show(value: Any, digits: int = 3) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def printable(text: str) -> str:
+    """Text as a picture or a terminal can show it: codes for bytes that are no UTF-8, and no control signs."""
+    codes = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in codes)

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import to_pil_image
 
 from skipstone.evaluation.evaluate import Result
-from skipstone.report.pictures import literal, write
-from skipstone.report.rows import families, stops, tau
+from skipstone.report.pictures import write
+from skipstone.report.rows import families, printable, stops, tau
 
 _TILE = 64  # pixels: small images are enlarged by a whole factor to about this
 _GAP, _BLOCK_GAP, _LEFT, _TOP = 3, 22, 80, 56  # pixels between tiles, between etas, and for the captions
@@ -51,7 +51,7 @@ def _band(family: str, results: Sequence[Result], etas: Sequence[float], n: int)
 
     band = Image.new("RGBA", (_LEFT + len(etas) * block - _BLOCK_GAP, _TOP + (max(places) + 1) * pitch))
     draw = ImageDraw.Draw(band)
-    draw.text((0, 8), literal(family), _GRAY, font)
+    draw.text((0, 8), printable(family), _GRAY, font)
     for k, eta in enumerate(etas):
         draw.text((_LEFT + k * block, _TOP - 20), f"η = {eta:g}", _GRAY, small)
     for place, row in {place: result.facts for place, result in zip(places, results, strict=True)}.items():

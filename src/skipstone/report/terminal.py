@@ -12,7 +12,7 @@ from skipstone.evaluation.evaluate import Result
 from skipstone.evaluation.metrics import Measured
 from skipstone.evaluation.metrics.metric import leading, limit_name
 from skipstone.evaluation.seeds import SEEDS
-from skipstone.report.rows import finite, metrics, numbers, show, swept, time
+from skipstone.report.rows import finite, metrics, numbers, printable, show, swept, time
 
 
 def _console() -> Console:
@@ -24,7 +24,7 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
     """Rows with the same keys."""
     table = Table(*rows[0], title=title, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(show(value) for value in row.values()))
+        table.add_row(*(printable(show(value)) for value in row.values()))
     _console().print(table)
 
 
@@ -46,7 +46,8 @@ def print_table(results: Sequence[Result]) -> None:
     if said := time(results):
         console.print(said, style="dim")
     if left_out:
-        console.print(f"In evaluation.csv, for want of room here: {', '.join(left_out)}", style="dim")
+        file = "averages.csv" if SEEDS in results[0].facts else "evaluation.csv"
+        console.print(f"In {file}, for want of room here: {', '.join(left_out)}", style="dim")
 
 
 _Column = tuple[list[Text], str]  # each cell's value, and the floor
@@ -92,7 +93,7 @@ def _table(results: Sequence[Result], columns: dict[str, _Column]) -> Table:
         table.add_column(name.replace("_", "\n", 1), justify="right", no_wrap=True)
     marked = any(result.own for result in results) and len(results) > 1
     for i, result in enumerate(results):
-        told = [show(result.facts.get(name)) for name in settings]
+        told = [printable(show(result.facts.get(name))) for name in settings]
         told[0] = f"→ {told[0]}" if marked and result.own else told[0]
         table.add_row(*told, *(texts[i] for texts, _ in columns.values()))
     table.add_section()
