@@ -13,6 +13,7 @@ import torch
 from cells import METRICS, STEPS, make_grid, make_result, noisy_film
 from PIL import Image
 
+from skipstone.evaluation.evaluate import Batch
 from skipstone.report import curves, sheet
 from skipstone.report.page import Neighbours, Story, write_page
 from skipstone.report.rows import show
@@ -206,9 +207,9 @@ def test_columns_sort_pictures_enlarge_and_a_phone_does_not_scroll_sideways(tmp_
     found = browse(page, SORT_AND_ENLARGE, tmp_path, frame=360)
     assert found["up"] == ["ascending", *(["11"] * 5), "31", *(["51"] * 6)]
     assert found["down"] == ["descending", *reversed(found["up"][1:])]
-    missing = ["–"] * 8
-    assert found["missing"][0] == ["ascending", "0.0588", "0.0588", "0.273", "0.273", *missing]
-    assert found["missing"][1] == ["descending", "0.273", "0.273", "0.0588", "0.0588", *missing]
+    missing, low, high = ["–"] * 8, ["0.0588 ± 0.002"] * 2, ["0.273 ± 0.0091"] * 2
+    assert found["missing"][0] == ["ascending", *low, *high, *missing]
+    assert found["missing"][1] == ["descending", *high, *low, *missing]
     assert [word.split()[0] for word in found["words"]] == ["ascending", *(["exp"] * 6), *(["uniform"] * 6)]
     assert (found["marked"], found["last"]) == (1, "floor")
     assert found["open"]
@@ -261,3 +262,23 @@ def test_the_page_says_how_many_images_and_that_distances_are_biased(tmp_path):
     assert "Each distance is of 48 samples" in text
     assert "A Fréchet distance of n images is biased upwards" in text
     assert "floor: 48 real images" in text
+
+
+def test_only_measured_times_are_on_the_page(tmp_path):
+    batch = Batch(2, 96, 1.25)
+    cells = [make_result(n=48, own=True), make_result(nfe=20, n=48)]
+    packed = [replace(r, batch=batch, facts=r.facts | {"seconds": None, "images_per_second": None}) for r in cells]
+    text = " ".join(Document(make_page(tmp_path, packed)).text.split())
+    assert "All 2 cells were sampled in one batch, which took 1.25 s." in text
+    assert "sampling1.25 s2 cells in one batch" in text
+    assert "images_\u200bper_\u200bsecond" not in text
+    assert "seconds are measured" not in text
+    (tmp_path / "alone").mkdir()
+    text = " ".join(Document(make_page(tmp_path / "alone", cells[:1])).text.split())
+    assert "seconds are measured, of a cell that was sampled alone" in text
+    assert "images_\u200bper_\u200bsecond" in text
+    assert "one batch" not in text
+    (tmp_path / "mixed").mkdir()
+    text = " ".join(Document(make_page(tmp_path / "mixed", [*packed, make_result(nfe=10, n=48)])).text.split())
+    assert "2 of the 3 cells were sampled in one batch, which took 1.25 s." in text
+    assert "seconds are measured, of a cell that was sampled alone" in text

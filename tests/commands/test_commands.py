@@ -123,10 +123,9 @@ def test_evaluate(outputs, tmp_path):
     assert all(float(row["fd_classifier_floor"]) > 0 for row in rows)
     assert [row["solver_rmse"] == "" for row in rows] == [row["eta"] == "1.0" for row in rows]
     assert float(rows[1]["solver_rmse"]) < float(rows[0]["solver_rmse"])
-    speed, nfe = (sum(float(row[key]) for row in rows) for key in ("seconds", "nfe"))
-    for row in rows:  # the grid's time, shared out by evaluations
-        assert float(row["seconds"]) == pytest.approx(speed * int(row["nfe"]) / nfe)
-        assert float(row["images_per_second"]) == pytest.approx(12 / float(row["seconds"]))
+    assert all(row["seconds"] == row["images_per_second"] == "" for row in rows)  # nobody timed a cell of the grid
+    assert "All 6 cells were sampled in one batch, which took" in (out / "report.html").read_text()
+    assert "All 6 cells were sampled in one batch, which took" in " ".join(done.stdout.split())
     for name in ("curves.png", "contact.png", "report.html", f"samples/{rows[-1]['cell']}.png"):
         assert (out / name).stat().st_size > 0, name
     assert "python scripts/evaluate.py run=mnist5k-" in (out / "report.html").read_text()

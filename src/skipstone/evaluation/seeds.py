@@ -1,5 +1,6 @@
 """Cells that differ in the seed alone, as one: the mean over seeds, and how far seeds lie apart."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,9 +55,14 @@ def _measured(of_seeds: Sequence[Measured], complete: bool) -> Measured:
         of_seeds[0],
         value=mean("value"),
         floor=mean("floor"),
-        spread=statistics.stdev(values) if several else None,
+        spread=_deviation(values) if several else None,
         limit=mean("limit"),
         limit_floor=mean("limit_floor"),
         median=mean("median"),
         replicates=tuple(without) if complete else (),
     )
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Their standard deviation, NaN where one of them is no number."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan

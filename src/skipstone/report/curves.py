@@ -2,6 +2,7 @@
 
 import csv
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _MARKERS = "osD^vPX*"
 _GRAY = "0.45"
 _DPI = 144  # one and a half dots a pixel of a page, for sharp letters on most screens
 _LOSSES = ("train/loss", "val/loss")
+_TITLE = 36  # signs for which a panel has room
 _NAMED = 16  # lines for which a legend has room
 _PLAIN = FuncFormatter(lambda y, _: f"{float(f'{y:.2g}'):g}")
 
@@ -47,20 +49,22 @@ def draw_curves(results: Sequence[Result]) -> Figure:
     panels = [(metric, family) for metric in shown for family in columns]
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    etas = sorted({row["eta"] for row in rows})
+    etas, nfes = sorted({row["eta"] for row in rows}), {row["nfe"] for row in rows}
     for place, ((metric, family), axes) in enumerate(zip(panels, grid.flat[: len(panels)], strict=True)):
         _panel(axes, [results[i] for i in columns[family]], metric, etas)
         found = [each for each in numbers(results, metric) if each is not None]
         _scale(axes, [y for each in found for y in (each.value, each.limit, each.floor) if finite(y)])
-        axes.set_xticks(*_ticks({row["nfe"] for row in rows}))
+        axes.set_xticks(*_ticks(nfes))
+        if len(nfes) == 1:  # of a single point matplotlib finds the limits too late, and misplaces the frame
+            axes.set_xlim(min(nfes) / 2, 2 * min(nfes))
         axes.xaxis.minorticks_off()
         axes.tick_params(labelbottom=place >= len(panels) - shape[1])
         if alone or place % len(columns) == 0:
             axes.set_ylabel(metric)
         if place < len(columns) and not alone:
-            axes.set_title(family, fontsize="medium")
+            axes.set_title(textwrap.fill(family, _TITLE), fontsize="medium")
     where = f" (schedule {next(iter(columns))})" if alone else ""
-    figure.supxlabel(f"NFE: network evaluations a sample{where}", fontsize="medium")
+    figure.supxlabel(textwrap.fill(f"NFE: network evaluations a sample{where}", 2 * _TITLE), fontsize="medium")
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     if "n → ∞" in lines:
         lines["n → ∞"] = Line2D([], [], color=_GRAY, linestyle=":")

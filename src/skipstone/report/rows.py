@@ -52,11 +52,12 @@ def time(results: Sequence[Result]) -> str:
     together = batches(results)
     if not together:  # or it is not known
         return ""
-    seconds, count = show(sum(batch.seconds for batch in together)), sum(batch.cells for batch in together)
+    seconds = show(sum(batch.seconds for batch in together))
+    count = sum(result.batch in together for result in results)
     if len(together) > 1:
         return f"{count} cells were sampled in {len(together)} batches, which took {seconds} s in all."
-    which = "All" if count == len(results) else "Of the"
-    return f"{which} {count} cells were sampled in one batch, which took {seconds} s."
+    which = f"All {count}" if count == len(results) else f"{count} of the {len(results)}"
+    return f"{which} cells were sampled in one batch, which took {seconds} s."
 
 
 def choices(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -99,7 +100,8 @@ def stops(rows: Sequence[Row]) -> list[int]:
 def _told(key: str, value: Any) -> str:
     if key in ("schedule", "solver") or value == "":  # a solver without noise has no sigma
         return value
-    return f"{key.rpartition('.')[2]}={str(value).lower()}"
+    said = str(value).lower() if isinstance(value, bool) else value
+    return f"{key.rpartition('.')[2]}={said}"
 
 
 def caption(row: Row) -> str:

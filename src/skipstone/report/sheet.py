@@ -1,5 +1,6 @@
 """The contact sheet: the cells' first samples side by side. They start from the same noise, so they compare."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from skipstone.report.rows import families, printable, stops, tau
 
 _TILE = 64  # pixels: small images are enlarged by a whole factor to about this
 _GAP, _BLOCK_GAP, _LEFT, _TOP = 3, 22, 80, 56  # pixels between tiles, between etas, and for the captions
+_SIGN, _LINE = 10, 19  # pixels: of a sign of the font at most, as a rule; and between lines
 _GRAY = "#767676"  # of the captions: can be read on white and on black, as the ground is transparent
 
 
@@ -49,17 +51,20 @@ def _band(family: str, results: Sequence[Result], etas: Sequence[float], n: int)
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 15)
     small = font.font_variant(size=13)
 
-    band = Image.new("RGBA", (_LEFT + len(etas) * block - _BLOCK_GAP, _TOP + (max(places) + 1) * pitch))
+    width = _LEFT + len(etas) * block - _BLOCK_GAP
+    lines = textwrap.wrap(printable(family), width // _SIGN)
+    top = _TOP + _LINE * (len(lines) - 1)
+    band = Image.new("RGBA", (width, top + (max(places) + 1) * pitch))
     draw = ImageDraw.Draw(band)
-    draw.text((0, 8), printable(family), _GRAY, font)
+    draw.multiline_text((0, 8), "\n".join(lines), _GRAY, font)
     for k, eta in enumerate(etas):
-        draw.text((_LEFT + k * block, _TOP - 20), f"η = {eta:g}", _GRAY, small)
+        draw.text((_LEFT + k * block, top - 20), f"η = {eta:g}", _GRAY, small)
     for place, row in {place: result.facts for place, result in zip(places, results, strict=True)}.items():
         said = "\n".join([f"NFE {row['nfe']}", *tau(row)])
-        draw.multiline_text((0, _TOP + place * pitch + side // 2), said, _GRAY, small, anchor="lm")
+        draw.multiline_text((0, top + place * pitch + side // 2), said, _GRAY, small, anchor="lm")
     for place, result in zip(places, results, strict=True):
         left = _LEFT + etas.index(result.facts["eta"]) * block
         for k, image in enumerate(result.samples[:n]):
             tile = to_pil_image(image).resize((side, side), Image.Resampling.NEAREST)
-            band.paste(tile, (left + k * pitch, _TOP + place * pitch))
+            band.paste(tile, (left + k * pitch, top + place * pitch))
     return band

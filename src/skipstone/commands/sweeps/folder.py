@@ -138,7 +138,7 @@ def again(words: Sequence[str]) -> list[str]:
     beside = [word for word in words if not word.startswith(_RESUME)]
     if not named:
         return beside
-    folder = Path(_unquoted(named[-1].removeprefix(_RESUME))).absolute()
+    folder = Path(unquoted(named[-1].removeprefix(_RESUME))).absolute()
     past = command(folder)
     _require_own(past, folder)
     beside = [word for word in beside if word not in MULTIRUN]
@@ -163,7 +163,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", r"\'") + "'"
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
     """The text of such a value; what has no quotes stays as it is."""
     bare = len(text) < 2 or text[0] != text[-1] or text[0] not in "'\""
     return text if bare else text[1:-1].replace(f"\\{text[0]}", text[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 
 from skipstone.commands.sweeps import overview
-from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
+from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed, unquoted
 from skipstone.commands.sweeps.overview import Told
 from skipstone.evaluation import results as archive
 from skipstone.evaluation import seeds
@@ -99,7 +99,7 @@ def _collect(folder: Path) -> tuple[list[Result], list[Failure], list[Told]]:
 
 
 def _settings(overrides: Sequence[str]) -> dict[str, str]:
-    return {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in overrides)}
+    return {key.lstrip("+"): unquoted(value) for key, _, value in (word.partition("=") for word in overrides)}
 
 
 def _varied(jobs: Sequence[Sequence[str]]) -> list[str]:
