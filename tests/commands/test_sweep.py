@@ -71,6 +71,42 @@ def test_each_job_samples_its_own_cell_and_the_sweep_is_the_grid(done, folder):
         assert (folder / name).stat().st_size > 0
 
 
+def test_its_page_speaks_of_the_sweep(done, folder):
+    page = " ".join(re.sub(r"<[^>]+>", " ", (folder / "report.html").read_text().partition("<header>")[2]).split())
+    (model,) = (path.name for path in (done[1] / "models").iterdir())
+    assert page.startswith("Skipstone Sweep over tau, eta 4 cells of 1 model network evaluations 5–8 a sample best")
+    assert "schedule uniform solver ddim" in page
+    assert "tau 3, 5 eta 0, 1" in page
+    assert "seconds are measured, of a cell that was sampled alone" in page
+    assert "in one batch" not in page
+    assert re.search(rf"Training .*{model} 8 \d[\d.]* 0\.\d+ 0\.\d+ ", page)  # steps, seconds, losses
+    memory = page.partition("Which part of a cell")[2]
+    assert memory.count("NFE 8") + memory.count("NFE 5") == 4
+
+
+def test_a_sweep_over_seeds_is_averaged_and_its_grids_have_no_time_of_a_cell(tmp_path):
+    grid = ["evaluation.grid=true", "evaluation.taus=[4,6]", "evaluation.etas=[0.0]", "evaluation.images=40"]
+    done = run("-m", "seed=1,2", "logger=none", *grid, f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path}/s")
+    assert done.returncode == 0, done.stderr
+    cells, averages = rows_of(tmp_path / "s" / "evaluation.csv"), rows_of(tmp_path / "s" / "averages.csv")
+    assert [(row["seed"], row["tau"]) for row in cells] == [(seed, tau) for seed in "12" for tau in "46"]
+    assert [(row["seeds"], row["tau"]) for row in averages] == [("2", "4"), ("2", "6")]
+    for row in averages:
+        a, b = (float(cell["fd_random"]) for cell in cells if cell["tau"] == row["tau"])
+        assert float(row["fd_random"]) == pytest.approx((a + b) / 2)
+        assert float(row["fd_random_std"]) == pytest.approx(abs(a - b) / 2**0.5)
+    assert {row[name] for row in (*cells, *averages) for name in ("seconds", "images_per_second")} == {""}
+    said, page = " ".join(done.stdout.split()), (tmp_path / "s" / "report.html").read_text()
+    for text in (said, page):
+        assert "4 cells were sampled in 2 batches, which took" in text
+        assert "± " in text
+    assert "40 images a cell: mean ± standard deviation over seeds" in said
+    assert "<summary>Each seed</summary>" in page
+    assert "uniform, seed=1" in page
+    assert "All 2 cells were sampled in one batch, which took" in (tmp_path / "s" / "0" / "report.html").read_text()
+    assert len({row["model"] for row in cells}) == page.count('<th scope="row" data-value="mnist5k-')
+
+
 def test_failed_jobs_are_named_with_their_sentence(done, folder):
     page = (folder / "report.html").read_text()
     for job in ("4", "5"):

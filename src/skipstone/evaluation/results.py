@@ -129,7 +129,7 @@ def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor], 
         measured = list(metrics.read(row).values())
     numbers = {each.metric.name: each for each in measured}
     batch, facts = told.get("batch"), metrics.facts(row)
-    if batch is None and not alone:  # an earlier version shared the time out by NFE
+    if "batch" not in told and not alone:  # an earlier version shared the time out by NFE
         facts |= dict.fromkeys(CLOCK)
     return Result(told["own"], tensor(f"{prefix}samples"), facts, numbers, film, batch and Batch(**batch))
 

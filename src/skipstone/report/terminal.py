@@ -28,25 +28,25 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
     _console().print(table)
 
 
-def print_table(results: Sequence[Result]) -> None:
-    """The cells, and below them what as many real images score.
+def print_table(results: Sequence[Result], averaged: Sequence[Result] = ()) -> None:
+    """The cells, or in their place what they are over seeds where that is given, and below them what as many real images score.
 
     In bold the best value of a metric and those that cannot be told from it. The user's own cell is marked by an
     arrow. Columns for which a narrow terminal has no room are named below the table, not cut in half.
     """
-    console = _console()
+    console, compared = _console(), averaged or results
     endless = console.options.update(max_width=10_000)
-    columns = _columns(results)
+    columns = _columns(compared)
     left_out: list[str] = []
-    while console.measure(_table(results, columns), options=endless).maximum > console.width and len(columns) > 1:
+    while console.measure(_table(compared, columns), options=endless).maximum > console.width and len(columns) > 1:
         name = next(reversed(columns))
         del columns[name]
         left_out.insert(0, name)
-    console.print(_table(results, columns))
+    console.print(_table(compared, columns))
     if said := time(results):
         console.print(said, style="dim")
     if left_out:
-        file = "averages.csv" if SEEDS in results[0].facts else "evaluation.csv"
+        file = "averages.csv" if averaged else "evaluation.csv"
         console.print(f"In {file}, for want of room here: {', '.join(left_out)}", style="dim")
 
 

@@ -65,7 +65,7 @@ def report(folder: Path) -> Path | None:
         overview=page.Overview(overview.trainings(told), overview.memory(told), averaged),
     )
     path = page.write_page(results, folder, story)
-    terminal.print_table(averaged or results)
+    terminal.print_table(results, averaged)
     return path
 
 
