@@ -29,7 +29,7 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
 
 
 def print_table(results: Sequence[Result], averaged: Sequence[Result] = ()) -> None:
-    """The cells, or in their place what they are over seeds where that is given, and below them what as many real images score.
+    """The cells, or their means over seeds where these are given, and below them what as many real images score.
 
     In bold the best value of a metric and those that cannot be told from it. The user's own cell is marked by an
     arrow. Columns for which a narrow terminal has no room are named below the table, not cut in half.
