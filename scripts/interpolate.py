@@ -37,7 +37,7 @@ def job(config: DictConfig) -> None:
         x = engine.sample(
             model.net,
             cell.table,
-            start=start,
+            start=cell.table.start_scale * start,
             batch_size=len(start),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

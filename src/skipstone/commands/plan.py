@@ -16,7 +16,7 @@ from skipstone import engine, rng
 from skipstone.commands.grid import build_cells, choose_taus
 from skipstone.evaluation.cells import Cell
 from skipstone.network import placement
-from skipstone.process import ForwardProcess
+from skipstone.process import ForwardProcess, process_of
 from skipstone.rng import Stream
 from skipstone.training.recipe import Recipe
 
@@ -49,7 +49,7 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     """
     trainer = placement.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     placement.use_threads(trainer["threads"])
-    process, grid = ForwardProcess(instantiate(config.noise)), config.evaluation
+    process, grid = process_of(instantiate(config.noise)), config.evaluation
     choose_taus(config, process)
     whole = not multirun if grid.grid == "auto" else grid.grid  # a multirun's jobs are the grid
     cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))

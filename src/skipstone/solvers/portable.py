@@ -33,6 +33,7 @@ def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, 
         "evaluations": table.nfe,
         "provenance": provenance or {},
         "clip_x0": table.clip_x0,
+        "start_scale": table.start_scale,
     }
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
@@ -75,9 +76,9 @@ def require_process(table: StepTable, process: ForwardProcess) -> None:
 
 
 def _table(data: dict[str, Any]) -> StepTable:
-    rows, clip_x0 = data["rows"], data["clip_x0"]
-    if not rows or not isinstance(clip_x0, bool):
-        raise ValueError("it has no rows, or clip_x0 is not true or false")
+    rows, clip_x0, start_scale = data["rows"], data["clip_x0"], float(data.get("start_scale", 1.0))
+    if not rows or not isinstance(clip_x0, bool) or not 0 < start_scale <= 1:
+        raise ValueError("it has no rows, or clip_x0 is not true or false, or start_scale is not in 0 ... 1")
     integers = all(type(row[name]) is int for row in rows for name in _TIMES)
     columns: dict[str, Any] = {
         name: torch.tensor([row[name] for row in rows], dtype=torch.int64 if integers else torch.float64)
@@ -95,4 +96,4 @@ def _table(data: dict[str, Any]) -> StepTable:
     signal = columns["sqrt_alpha_bar"] ** 2 + columns["sqrt_one_minus_alpha_bar"] ** 2
     if not bool((signal - 1).abs().max() < _SAME) or data["evaluations"] != int(columns["evaluated"].sum()):
         raise ValueError("its numbers contradict each other")
-    return StepTable(**columns, clip_x0=clip_x0)
+    return StepTable(**columns, clip_x0=clip_x0, start_scale=start_scale)
