@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from shell import python, run
 
-from skipstone import EDM, UNet, engine, rng, schedules, solvers
+from skipstone import EDM, UNet, VelocityUNet, engine, load, rng, schedules, solvers
 
 STEPS, SHAPE, N = 18, (1, 2, 3), 2
 PROCESS = EDM(1000)
@@ -140,8 +142,15 @@ def test_a_start_that_is_not_noise_is_refused():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"num_steps": 1}, {"num_steps": True}, {"sigma_min": 0.0}, {"sigma_max": 0.001}, {"rho": 0.5}]
-    + [{"sigma_max": float("inf")}, {"rho": float("nan")}],
+    [
+        {"num_steps": 1},
+        {"num_steps": True},
+        {"sigma_min": 0.0},
+        {"sigma_max": 0.001},
+        {"sigma_max": math.inf},
+        {"rho": 0.5},
+        {"rho": math.nan},
+    ],
 )
 def test_levels_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=r"noise\.(num_steps|sigma_min)="):
@@ -159,8 +168,6 @@ def test_the_latent_of_an_encoding_is_the_start(process):
 
 
 def test_a_network_with_the_velocity_around_it_takes_the_process():
-    from skipstone import VelocityUNet
-
     torch.manual_seed(0)
     net = VelocityUNet(8, 1, base=8, multipliers=(1,), blocks=1, attention=(), betas=PROCESS).eval()
     x = torch.randn(2, 1, 8, 8)
@@ -168,3 +175,24 @@ def test_a_network_with_the_velocity_around_it_takes_the_process():
     out = net(x, torch.tensor([500.5, 500.5], dtype=torch.float64))
     plain = UNet.read(net, out, x, None)
     torch.testing.assert_close(plain, level * x)  # a fresh network's F is 0
+
+
+def test_a_model_of_this_process_is_trained_and_sampled_by_typing(tmp_path):
+    outputs = f"paths.outputs={tmp_path}"
+    done = run("logger=none", "noise=edm", "schedule=time_uniform", "solver=heun", "nfe=5", outputs)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "models").glob("*/")
+    net, process = load(folder)
+    assert isinstance(process, EDM)
+    assert process.num_steps == 20
+    done = python("scripts/sample.py", f"run={folder.name}", outputs, "n=2", "schedule=karras", "nfe=4", "seed=7")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("sample/*/*/samples.npz")
+    table = solvers.DDIM().table(process, schedules.Karras(4, process)(20))
+    ours = engine.sample(net, table, 2, (1, 28, 28), seed=7)
+    torch.testing.assert_close(torch.from_numpy(np.load(path)["samples"]), ours, rtol=1e-5, atol=1e-5)
+    for wrong in ("noise.sigma_max=0.001", "noise.rho=0", "noise.sigma_max=1", "noise.num_steps=1"):
+        done = run("logger=none", "noise=edm", wrong, outputs)
+        assert done.returncode == 1
+        assert re.search(r"^error: .*(noise\.(sigma_max|rho|num_steps)=|sqrt\(alpha_bar\)=0\.7)", done.stderr, re.M)
+        assert "Traceback" not in done.stderr

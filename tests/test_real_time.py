@@ -135,11 +135,8 @@ def test_noise_of_real_times_and_of_later_visits_has_keys_of_its_own(process, ka
     assert (keys[0], keys[-1]) == (999, 0)  # integers at their first visit
     assert all(2**31 <= key < 2**32 for key in keys[1:-1])
     assert len(set(keys)) == len(keys)
-    both = {
-        name: torch.cat([getattr(table, name)] * 2)
-        for name, column in vars(table).items()
-        if isinstance(column, torch.Tensor)
-    }
+    columns = {name: column for name, column in vars(table).items() if isinstance(column, torch.Tensor)}
+    both = {name: torch.cat([column] * 2) for name, column in columns.items()}
     twice = solvers.StepTable(**both).noise_keys.tolist()
     assert twice[: len(keys)] == keys
     assert len(set(twice)) == 2 * len(keys)

@@ -40,8 +40,9 @@ def require_count(name: str, value: object) -> None:
 def require_noise(table: StepTable) -> None:
     """Refuse a table whose first row is asked to start from pure noise where an image is still to be seen.
 
-    Start noise is N(0, start_scale²), and at the first row's t the image has the weight √ᾱ_t. Raises ValueError above 0.3, where
-    mean and spread of the samples are visibly off, and where √ᾱ_t is less than float32 resolves; warns above 0.1.
+    Start noise is N(0, start_scale²), and at the first row's t the image has the weight √ᾱ_t. Raises ValueError above
+    0.3, where mean and spread of the samples are visibly off, and where √ᾱ_t is less than float32 resolves; warns above
+    0.1.
     """
     t, signal = table.t[0].item(), float(table.sqrt_alpha_bar[0])
     said = f"sampling starts from pure noise at t={t:g}, where sqrt(alpha_bar)={signal:.3g}"
