@@ -39,6 +39,7 @@ _NUMBERS = {
     "noise.sigma_min": (float, 0),
     "noise.sigma_max": (float, 0),
     "noise.rho": (float, 1),
+    "schedule.gamma": (float, 0),
     "dataset.image_size": (int, 1),
     "dataset.channels": (int, 1),
     "dataset.held_out": (float, 0),

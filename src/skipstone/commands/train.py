@@ -78,7 +78,7 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
 
     net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     model = OpenedModel(net, plan.process, images.shape, model_folder, trainer)
-    review(config, model, plan.cells, held_against, folder, command, group, job_type="sample")
+    review(config, model, plan.cells(model.costs), held_against, folder, command, group, job_type="sample")
 
 
 def _has_result(folder: Path, words: list[str], again: bool) -> bool:
