@@ -35,7 +35,7 @@ TABLES = {
 @pytest.fixture(scope="module")
 def unet():
     torch.manual_seed(0)
-    net = UNet2DModel(
+    return UNet2DModel(
         sample_size=8,
         in_channels=1,
         out_channels=1,
@@ -46,7 +46,6 @@ def unet():
         norm_num_groups=4,
         attention_head_dim=8,
     ).eval()
-    return net
 
 
 def images(pipeline_class, unet, scheduler, **how):
@@ -109,6 +108,14 @@ def test_saved_and_loaded_it_is_the_same_to_the_last_bit(tmp_path, name):
     assert torch.equal(TableScheduler(json.loads(file.read_text())).timesteps, TABLES[name].asked)
 
 
+def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path, unet):
+    scheduler = TableScheduler(TABLES["unipc"])
+    DDPMPipeline(unet, scheduler).save_pretrained(tmp_path)
+    loaded = DDPMPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded.scheduler, TableScheduler)
+    assert torch.equal(images(DDPMPipeline, loaded.unet, loaded.scheduler), images(DDPMPipeline, unet, scheduler))
+
+
 def test_what_pipelines_read(unet):
     scheduler = TableScheduler(TABLES["edm"])
     assert scheduler.init_noise_sigma == TABLES["edm"].start_scale < 1
@@ -152,9 +159,9 @@ def test_what_cannot_be_is_refused(unet):
     scheduler = TableScheduler(TABLES["unipc"])
     with pytest.raises(ValueError, match=r"num_inference_steps=50 is not allowed.*num_inference_steps=6\.$"):
         scheduler.set_timesteps(50)
-    with pytest.raises(ValueError, match="num_inference_steps=50 is not allowed"):
-        pipeline = DDPMPipeline(unet, scheduler)
-        pipeline(N, num_inference_steps=50)
+    pipeline = DDPMPipeline(unet, scheduler)
+    with pytest.raises(ValueError, match="num_inference_steps=1000 is not allowed"):
+        pipeline(N)
     with pytest.raises(ValueError, match="timestep=998 is not the next"):
         scheduler.step(x, 998, x)
     with pytest.raises(ValueError, match="reads what earlier rows left"):
