@@ -30,7 +30,7 @@ def job(config: DictConfig) -> None:
     solver, inner = instantiate(config.solver), instantiate(config.solver, to_data=False)
 
     def visited(tau: int) -> tuple[int, ...]:
-        return make_schedule(config, tau, model.costs)(process.num_steps)
+        return make_schedule(config, process, tau, model.costs)(process.num_steps)
 
     for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
         solver.encode_table(process, visited(tau))

@@ -78,7 +78,7 @@ resume = "train.py resume=outputs/sweeps/past"
 # fmt: off
 TYPOS = [
     Case("a schedule that there is not", "train.py schedule=expo",
-         r"schedule=expo is unknown: choose one of custom, exp, karras, leading, .*uniform"),
+         r"schedule=expo is unknown: choose one of custom, exp, gits, karras, leading, .*uniform"),
     Case("a data set misspelt", "train.py dataset=mnsit",
          r"dataset=mnsit is unknown: choose one of cifar10, .*mnist5k"),
     Case("a key misspelt", "train.py tua=7", r"there is no key tua \(in tua=7\): did you mean .*tau"),
@@ -129,6 +129,14 @@ VALUES = [
          r"solver.intervals asks for a restart .* the largest noise of this process"),
     Case("a level of noise that the process has not", "train.py schedule=karras schedule.sigma_max=1e6",
          r"schedule.sigma_max=1e\+06 are not allowed: .* the largest noise of this process"),
+    Case("levels of EDM upside down", "train.py noise=edm noise.sigma_max=0.001",
+         r"noise.sigma_min=0.002, noise.sigma_max=0.001 and .* must satisfy 0 < sigma_min < sigma_max and rho >= 1"),
+    Case("EDM's levels that end in an image", "train.py noise=edm noise.sigma_max=1",
+         r"sqrt\(alpha_bar\)=0.707 of the image is left .* noise=edm takes a larger sigma_max"),
+    Case("a count above T for a search", "train.py schedule=gits tau=21",
+         r"tau=21 is not allowed with schedule=gits: tau is a count there, an integer in 1 \.\.\. 20"),
+    Case("a search that counts nothing", "train.py schedule=gits schedule.gamma=0",
+         r"schedule.gamma=0.0 is not allowed: gamma is a number above 0"),
     Case("real times that go down", "train.py schedule=custom schedule.timesteps=[0,5.5,3] tau=null",
          r"visited steps must be ascending, unique and within 0 ... 19 \(real times above -1\)"),
     Case("adjacent steps of real times", "train.py schedule=karras solver.sigma=adjacent",

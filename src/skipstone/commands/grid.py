@@ -108,12 +108,17 @@ def _real(eta: Any) -> Any:
     return float(eta) if isinstance(eta, int) and not isinstance(eta, bool) else eta
 
 
-def make_schedule(config: DictConfig, tau: int | None, costs: Callable[[], Costs] | None) -> Schedule:
+def make_schedule(
+    config: DictConfig, process: ForwardProcess, tau: int | None, costs: Callable[[], Costs] | None
+) -> Schedule:
     """The configured schedule at this tau. costs: as for `build_cells`."""
     schedule = instantiate(config.schedule, **({"tau": tau} if "tau" in config.schedule else {}))
-    if isinstance(schedule, GITS):
-        return Linspace(tau) if costs is None else replace(schedule, costs=costs())
-    return schedule
+    if not isinstance(schedule, GITS):
+        return schedule
+    if costs is not None:
+        return replace(schedule, costs=costs())
+    replace(schedule, costs=Costs.even(process))(process.num_steps)  # refuses a tau that it will not take
+    return Linspace(tau)
 
 
 def _cell(
@@ -124,6 +129,6 @@ def _cell(
     eta: float,
     own: bool,
 ) -> Cell:
-    schedule = make_schedule(config, tau, costs)
+    schedule = make_schedule(config, process, tau, costs)
     solver = instantiate(config.solver, **({"eta": eta} if "eta" in config.solver else {}))
     return make_cell(process, schedule, solver, own)

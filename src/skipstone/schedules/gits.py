@@ -57,12 +57,14 @@ class GITS:
     name: ClassVar[str] = "gits"
     tau: int
     costs: Costs | None = None
-    gamma: float = 1.15
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < float("inf"):
+            raise ValueError(f"schedule.gamma={self.gamma} is not allowed: gamma is a number above 0.")
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
-        if not 0 < self.gamma < float("inf"):
-            raise ValueError(f"schedule.gamma={self.gamma} is not allowed: gamma is a number above 0.")
         if self.costs is None:
             raise ValueError("schedule=gits suits a model: give it costs=skipstone.fitting.gits.measure(model, …).")
         times = self.costs.times
