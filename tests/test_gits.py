@@ -37,9 +37,8 @@ def costs():
 
 @pytest.mark.parametrize("gamma", [0.8, 1.0, 1.15])
 def test_the_programme_finds_the_cheapest_of_all_paths(gamma):
-    jumps = torch.from_numpy(np.random.default_rng(0).uniform(size=(9, 9))).where(
-        torch.ones(9, 9).triu(1) > 0, torch.inf
-    )
+    jumps = torch.from_numpy(np.random.default_rng(0).uniform(size=(9, 9)))
+    jumps = jumps.where(torch.ones(9, 9).triu(1) > 0, torch.inf)
     for count in range(1, 9):
         paths = [(0, *between, 8) for between in itertools.combinations(range(1, 8), count - 1)]
         price = {
@@ -73,7 +72,7 @@ def test_the_costs_are_those_of_a_gaussians_own_trajectories(process):
     z = rng.normal(3, rng.Stream.START, index, SHAPE, dtype=torch.float64) * process.start_scale(999)
     far = (z / process.alpha_bar(999).sqrt() - mean).flatten(1).norm(dim=1).mean()
     upper = torch.ones_like(jump).triu(1) > 0
-    long = upper & (jump > 0.02 * jump[upper].max())  # shorter ones are as small as the teacher's own error
+    long = upper & (jump > 0.05 * jump[upper].max())  # shorter ones are as small as the teacher's own error
     torch.testing.assert_close(costs.jumps[long], (far * jump)[long], rtol=0.1, atol=0)
     assert (costs.jumps[~upper] == torch.inf).all()
 
@@ -114,7 +113,7 @@ def test_what_it_visits(costs):
 def test_what_cannot_be_is_refused(costs):
     with pytest.raises(ValueError, match=r"tau=0 is not allowed with schedule=gits"):
         schedules.GITS(0, costs)(1000)
-    with pytest.raises(ValueError, match=r"these costs are of 1000 steps, not of 100: measure those of this process"):
+    with pytest.raises(ValueError, match=r"these costs are of a process of 1000 steps, not of 100: measure again"):
         schedules.GITS(5, costs)(100)
     with pytest.raises(ValueError, match=r"schedule=gits suits a model: give it costs="):
         schedules.GITS(5)(1000)

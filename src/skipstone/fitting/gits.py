@@ -30,9 +30,9 @@ def measure(
     """How far a DDIM step from each time of a fine solution lands from it at each later one.
 
     A jump starts where the solution is, with the network's eps there, so all jumps together need no more evaluations
-    than the solution: 60 per sample. A cost is the mean over samples of the distance in x_t. Of data of unit variance an
-    error in x_t reaches the image at about its own size, so such costs may be added up. The authors measure in EDM's
-    scale, x_t/√ᾱ_t, where errors weigh most that later steps forget.
+    than the solution: 60 per sample. A cost is the mean over samples of the distance in x_t. Where data have unit
+    variance, an error in x_t reaches the image at about its own size, so such costs may be added up. The authors measure
+    in EDM's scale, x_t/√ᾱ_t, where those errors weigh most that later steps forget.
 
     model:   eps = model(x, t), with int64 t.
     shape:   (C, H, W) of a sample.
