@@ -31,8 +31,8 @@ def measure(
 
     A jump starts where the solution is, with the network's eps there, so all jumps together need no more evaluations
     than the solution: 60 per sample. A cost is the mean over samples of the distance in x_t. Where data have unit
-    variance, an error in x_t reaches the image at about its own size, so such costs may be added up. The authors measure
-    in EDM's scale, x_t/√ᾱ_t, where those errors weigh most that later steps forget.
+    variance, an error in x_t reaches the image at about its own size, so such costs may be added up. The authors
+    measure in EDM's scale, x_t/√ᾱ_t, where those errors weigh most that later steps forget.
 
     model:   eps = model(x, t), with int64 t.
     shape:   (C, H, W) of a sample.
