@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
+from shell import ROOT
 
 from skipstone import EDM, ForwardProcess, engine, noise, schedules, solvers
 from skipstone.diffusers import TableScheduler
@@ -197,3 +199,11 @@ def test_without_diffusers_one_sentence_says_so():
     )
     code = "import sys, skipstone, skipstone.solvers, skipstone.engine; assert 'diffusers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_example_of_the_docs_runs(unet):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "solvers.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "diffusers" in block)
+    space = {"unet": unet}
+    exec(example, space)
+    assert len(space["images"]) == 4

@@ -3,11 +3,12 @@
 import csv
 import itertools
 import logging
+import re
 
 import numpy as np
 import pytest
 import torch
-from shell import python, run, run_folder
+from shell import ROOT, python, run, run_folder
 
 from skipstone import EDM, ForwardProcess, engine, load, noise, rng, schedules, solvers
 from skipstone.fitting import gits
@@ -191,3 +192,9 @@ def test_it_is_typed_like_any_schedule(tmp_path):
     done = python("scripts/reconstruct.py", f"run={folder.name}", *words)
     assert done.returncode == 0, done.stderr
     assert kept.read_bytes() == before  # measured again, to the last bit
+
+    (example,) = re.findall(r"```python\n(.*?gits.*?)```", (ROOT / "docs" / "solvers.md").read_text(), re.DOTALL)
+    space = {}
+    exec(example.replace("outputs/models/<key>", str(folder)), space)
+    assert space["timesteps"] == schedules.GITS(5, costs)(process.num_steps)
+    assert space["x"].shape == (64, 1, 28, 28)
