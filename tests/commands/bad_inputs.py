@@ -170,7 +170,7 @@ VALUES = [
     Case("further schedules as a list", "train.py evaluation.schedules=[quad]",
          r"evaluation.schedules=\['quad'\] is not allowed: it is null or such as"),
     Case("a further schedule that there is not", "train.py 'evaluation.schedules={expo: null}'",
-         r"names expo, which is unknown there: choose among exp, karras, leading"),
+         r"names expo, which is unknown there: choose among exp, gits, karras, leading"),
     Case("a classifier that is neither", "train.py metrics.classifier=perhaps",
          r"metrics.classifier='perhaps' is not allowed: it is auto, true or false"),
     Case("a classifier without labels", f"{folder} metrics.classifier=true",
