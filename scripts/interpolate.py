@@ -18,7 +18,7 @@ def job(config: DictConfig) -> None:
     from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
-    (cell,) = build_cells(config, model.process, [], [])
+    (cell,) = build_cells(config, model.process, [], [], costs=model.costs)
     if cell.table.stochastic:
         raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")
 
@@ -37,7 +37,7 @@ def job(config: DictConfig) -> None:
         x = engine.sample(
             model.net,
             cell.table,
-            start=start,
+            start=cell.table.start_scale * start,
             batch_size=len(start),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

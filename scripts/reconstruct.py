@@ -15,6 +15,7 @@ def job(config: DictConfig) -> None:
     """Writes reconstruction.csv (mse of images in [0, 1]), reconstruction.png (its curve) and rows.png (at `tau`)."""
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model, require_own_form
+    from skipstone.commands.grid import make_schedule
 
     model, config = open_model(config)
     if "tau" not in config.schedule:
@@ -29,7 +30,7 @@ def job(config: DictConfig) -> None:
     solver, inner = instantiate(config.solver), instantiate(config.solver, to_data=False)
 
     def visited(tau: int) -> tuple[int, ...]:
-        return instantiate(config.schedule, tau=tau)(process.num_steps)
+        return make_schedule(config, process, tau, model.costs)(process.num_steps)
 
     for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
         solver.encode_table(process, visited(tau))

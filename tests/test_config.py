@@ -10,6 +10,7 @@ from skipstone import ForwardProcess, noise, schedules, solvers
 from skipstone.commands.cli import CONF
 from skipstone.commands.grid import build_cells
 from skipstone.network import placement
+from skipstone.process import process_of
 from skipstone.training.fit import build_trainer
 from skipstone.training.module import Recipe
 
@@ -24,7 +25,7 @@ def test_every_option_instantiates(group, option, tmp_path, composed):
         solvers.save_table(saved, tmp_path / "t.json", {})
         needed = [f"solver.path={tmp_path}/t.json", "schedule=custom", "schedule.timesteps=[]"]
     config = composed(f"{group}={option}", f"paths.outputs={tmp_path}", *needed)
-    process = ForwardProcess(instantiate(config.noise))
+    process = process_of(instantiate(config.noise))
     assert build_cells(config, process, config.evaluation.taus, config.evaluation.etas)
     assert build_cells(config, process, config.evaluation.training.taus, config.evaluation.training.etas)
     Recipe(**config.training)

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skipstone import engine, noise, schedules, solvers
     from skipstone.network.unet import UNet, VelocityUNet
-    from skipstone.process import ForwardProcess
+    from skipstone.process import EDM, ForwardProcess
     from skipstone.solvers import prove
     from skipstone.store.models import load
 
-__all__ = ["ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "prove", "schedules", "solvers"]
+__all__ = ["EDM", "ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "prove", "schedules", "solvers"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "EDM": "process",
     "ForwardProcess": "process",
     "UNet": "network.unet",
     "VelocityUNet": "network.unet",

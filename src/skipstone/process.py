@@ -5,8 +5,10 @@ is clean data. All coefficients are computed in float64 and cast once, at the en
 
 The process has T steps. Between two of them log ᾱ is interpolated linearly, as in DPM-Solver's code for a network of
 discrete steps (Lu et al. 2022), so that a sampler may visit real times. There is a kink at every step: a solver keeps
-its order down to errors of about 1e-7 at T = 1000, and loses it below.
+its order down to errors of about 1e-7 at T = 1000, and loses it below. `EDM` has no kinks: its σ(t) is a closed form.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -48,7 +50,7 @@ class ForwardProcess:
             return self._log_alpha_bars[t + 1]
         if not bool(((t >= -1) & (t <= self.num_steps - 1)).all()):
             raise ValueError(f"t must lie within -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
-        return self._interpolated(t)
+        return self._real(t)
 
     def alpha_bar(self, t: float | Tensor) -> Tensor:
         """ᾱ_t: float64, of the shape of `t`; t in −1 … T−1, and ᾱ_{−1} = 1."""
@@ -60,10 +62,10 @@ class ForwardProcess:
 
     def roots(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1−ᾱ_t) of real t, not checked: float64, of its shape and on its device, without a wait for it."""
-        log_alpha_bar = self._interpolated(t)
+        log_alpha_bar = self._real(t)
         return torch.exp(0.5 * log_alpha_bar), torch.sqrt(-torch.expm1(log_alpha_bar))
 
-    def _interpolated(self, t: Tensor) -> Tensor:
+    def _real(self, t: Tensor) -> Tensor:
         """log ᾱ of real t, linear between two steps: float64, on the device of t."""
         if t.device not in self._logs:
             self._logs[t.device] = self._log_alpha_bars.to(t.device)
@@ -82,6 +84,10 @@ class ForwardProcess:
         after = torch.searchsorted(falling, wanted.contiguous()).clamp(1, self.num_steps)  # rows: row t+1 holds step t
         low, high = falling[after - 1], falling[after]
         return ((wanted - low) / (high - low)).clamp(0, 1) + (after - 2)
+
+    def start_scale(self, t: float) -> float:
+        """The standard deviation of the noise from which samples start at step t: 1, as in the papers on DDPM."""
+        return 1.0
 
     def diffuse(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """A draw from q(x_t | x_0) (Ho et al. 2020, Eq. 4): √ᾱ_t x0 + √(1−ᾱ_t) eps, like x0.
@@ -129,3 +135,60 @@ class ForwardProcess:
 
     def _wrong(self, t: Tensor) -> ValueError:
         return ValueError(f"t must be integers in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
+
+
+class EDM(ForwardProcess):
+    """EDM's process (Karras et al. 2022) in our scale: ᾱ = 1/(1 + σ²), and x_EDM = √(1 + σ²) x.
+
+    σ(t) = (σ_min^(1/ρ) + t/(T−1) (σ_max^(1/ρ) − σ_min^(1/ρ)))^ρ (their Eq. 5) for real t in 0 … T−1. So evenly spaced
+    real times (`schedules.TimeUniform`) are EDM's steps. t = −1 is clean data, and log ᾱ is linear between −1 and 0.
+    Samples start from σ(t) z there, which is √(1−ᾱ) z here.
+
+    num_steps: T, at least 2. It numbers the levels that training draws from; sampling may visit any real t.
+    sigma_min: σ at t = 0, above 0.
+    sigma_max: σ at t = T−1, above sigma_min.
+    rho:       at least 1: the larger, the more of the levels lie near the data.
+    Raises ValueError for others.
+    """
+
+    def __init__(
+        self, num_steps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+    ) -> None:
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 2:
+            raise ValueError(f"noise.num_steps={num_steps!r} must be an integer of at least 2: the number of levels.")
+        if not (0 < sigma_min < sigma_max < math.inf and 1 <= rho < math.inf):
+            raise ValueError(
+                f"noise.sigma_min={sigma_min}, noise.sigma_max={sigma_max} and noise.rho={rho} are not allowed: they "
+                "must satisfy 0 < sigma_min < sigma_max and rho >= 1."
+            )
+        self._rho = rho
+        self._low, self._high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+        self._last = num_steps - 1
+        logs = -torch.log1p(self._sigma(torch.arange(num_steps, dtype=torch.float64)) ** 2)
+        super().__init__(-torch.expm1(logs.diff(prepend=logs.new_zeros(1))))
+        self._log_alpha_bars[1:] = logs  # as they are, not as a sum over β
+        self.alpha_bars = logs.exp()
+        self._first = float(logs[0])
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return (self._low + t / self._last * (self._high - self._low)) ** self._rho
+
+    def _real(self, t: Tensor) -> Tensor:
+        t = t.double()
+        return torch.where(t < 0, (t + 1) * self._first, -torch.log1p(self._sigma(t.clamp(min=0)) ** 2))
+
+    def step_at(self, log_alpha_bar: Tensor) -> Tensor:
+        """The real t of this log ᾱ, as for ForwardProcess."""
+        wanted = log_alpha_bar.double()
+        root = torch.sqrt(torch.expm1(-wanted)) ** (1 / self._rho)
+        t = (root - self._low) / (self._high - self._low) * self._last
+        return torch.where(wanted > self._first, wanted / self._first - 1, t.clamp(0, self._last))
+
+    def start_scale(self, t: float) -> float:
+        """√(1−ᾱ_t): the start is noise alone."""
+        return math.sqrt(float(self.one_minus_alpha_bar(t)))
+
+
+def process_of(noise: Tensor | ForwardProcess) -> ForwardProcess:
+    """The process that conf/noise describes: by its β, float [T], or itself."""
+    return noise if isinstance(noise, ForwardProcess) else ForwardProcess(noise)

@@ -11,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone.commands.grid import choose_taus
+from skipstone.fitting.gits import KeptCosts
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
+from skipstone.schedules import Costs
 from skipstone.store import models
 
 if TYPE_CHECKING:
@@ -46,6 +48,14 @@ class OpenedModel:
         """A hash of the stored weights."""
         with models.weights_of(self.folder).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def costs(self) -> Costs:
+        """The costs of jumps along its trajectories, for schedule=gits: those that are kept, or else measured now."""
+        return self._costs
+
+    @cached_property
+    def _costs(self) -> Costs:
+        return KeptCosts(self.folder, self.form).ensure(self.net, self.process, self.shape)
 
     @property
     def form(self) -> dict[str, str]:

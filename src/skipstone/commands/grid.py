@@ -1,6 +1,8 @@
 """From settings to cells: the grid that a configuration asks for, and the tau of an nfe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -10,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from skipstone.commands.settings import with_schedule
 from skipstone.evaluation.cells import Cell, make_cell
 from skipstone.process import ForwardProcess
+from skipstone.schedules import GITS, Costs, Linspace, Schedule
 from skipstone.solvers import reach
 
 
@@ -35,7 +38,10 @@ def _tau(config: DictConfig, process: ForwardProcess, nfe: int) -> int | None:
     """The tau of the configured schedule at which the configured solver costs nfe evaluations; None if it has none."""
     solver = instantiate(config.solver)
     if "tau" in config.schedule:
-        return reach(solver, instantiate(config.schedule, _partial_=True), process, nfe)
+        schedule = instantiate(config.schedule, _partial_=True)
+        if schedule.func is GITS:  # how many steps it visits does not depend on the model
+            schedule = partial(schedule, costs=Costs.even(process))
+        return reach(solver, schedule, process, nfe)
     cost = solver.table(process, instantiate(config.schedule)(process.num_steps)).nfe
     if cost != nfe:
         raise ValueError(
@@ -50,17 +56,19 @@ def build_cells(
     taus: Sequence[int],
     etas: Sequence[float],
     further: Mapping[str, Sequence[int] | None] | None = None,
+    costs: Callable[[], Costs] | None = None,
 ) -> list[Cell]:
     """The grid taus × etas with the configured schedule and solver, and the user's own (tau, eta) if it is not in it.
 
     further: schedules of conf/schedule by name, whose grids with the same etas follow; their taus, or None for the
     schedule's own. Every table is made here, so that what is not allowed is refused before anything is trained.
+    costs: of the model, for schedule=gits. Before there is one, Linspace stands in for it.
     """
-    cells = _grid(config, process, taus, etas, [(config.tau, _real(config.eta))])
+    cells = _grid(config, process, taus, etas, [(config.tau, _real(config.eta))], costs)
     for name, its_taus in (further or {}).items():
         other = with_schedule(config, name)
         try:
-            cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [])
+            cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [], costs)
         except ValueError as error:
             raise ValueError(f"evaluation.schedules.{name}: {error}") from error
     first: dict[str, Cell] = {}
@@ -75,6 +83,7 @@ def _grid(
     taus: Sequence[int],
     etas: Sequence[float],
     own: list[tuple[int | None, float]],
+    costs: Callable[[], Costs] | None,
 ) -> list[Cell]:
     if "eta" not in config.solver:  # a solver without noise: there is one column of the grid
         if config.eta != 0:
@@ -84,10 +93,11 @@ def _grid(
         if config.tau is not None:
             raise ValueError(f"tau={config.tau} is not allowed: the schedule lists its own steps, leave tau out.")
         taus = [None]
-    cells = {pair: _cell(config, process, *pair, own=True) for pair in own}
+    make = partial(_cell, config, process, costs)
+    cells = {pair: make(*pair, own=True) for pair in own}
     try:
         grid = dict.fromkeys([*((tau, _real(eta)) for eta in etas for tau in taus), *own])
-        return [cells[pair] if pair in cells else _cell(config, process, *pair, own=False) for pair in grid]
+        return [cells[pair] if pair in cells else make(*pair, own=False) for pair in grid]
     except (ValueError, InstantiationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         raise ValueError(f"{cause} It is a cell of taus={list(taus)} and etas={list(etas)} of evaluation.") from error
@@ -98,7 +108,27 @@ def _real(eta: Any) -> Any:
     return float(eta) if isinstance(eta, int) and not isinstance(eta, bool) else eta
 
 
-def _cell(config: DictConfig, process: ForwardProcess, tau: int | None, eta: float, own: bool) -> Cell:
+def make_schedule(
+    config: DictConfig, process: ForwardProcess, tau: int | None, costs: Callable[[], Costs] | None
+) -> Schedule:
+    """The configured schedule at this tau. costs: as for `build_cells`."""
     schedule = instantiate(config.schedule, **({"tau": tau} if "tau" in config.schedule else {}))
+    if not isinstance(schedule, GITS):
+        return schedule
+    if costs is not None:
+        return replace(schedule, costs=costs())
+    replace(schedule, costs=Costs.even(process))(process.num_steps)  # refuses a tau that it will not take
+    return Linspace(tau)
+
+
+def _cell(
+    config: DictConfig,
+    process: ForwardProcess,
+    costs: Callable[[], Costs] | None,
+    tau: int | None,
+    eta: float,
+    own: bool,
+) -> Cell:
+    schedule = make_schedule(config, process, tau, costs)
     solver = instantiate(config.solver, **({"eta": eta} if "eta" in config.solver else {}))
     return make_cell(process, schedule, solver, own)

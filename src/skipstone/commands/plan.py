@@ -5,6 +5,7 @@ A tau that cannot be is refused when torch is there, a folder of broken images b
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +17,9 @@ from skipstone import engine, rng
 from skipstone.commands.grid import build_cells, choose_taus
 from skipstone.evaluation.cells import Cell
 from skipstone.network import placement
-from skipstone.process import ForwardProcess
+from skipstone.process import ForwardProcess, process_of
 from skipstone.rng import Stream
+from skipstone.schedules import Costs
 from skipstone.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,13 +30,14 @@ if TYPE_CHECKING:
 class Plan:
     """A checked configuration's parts.
 
-    trainer: resolved settings.  cells: what is sampled in the end.  watched: what is sampled at each validation.
+    trainer: resolved settings.  cells: what is sampled in the end, of the model's costs.  watched: what is sampled at
+    each validation.
     net: with its first weights.  recipe: how it is trained.
     """
 
     trainer: dict[str, Any]
     process: ForwardProcess
-    cells: list[Cell]
+    cells: Callable[[Callable[[], Costs]], list[Cell]]
     watched: list[Cell]
     net: nn.Module
     recipe: Recipe
@@ -49,17 +52,18 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     """
     trainer = placement.resolve(OmegaConf.to_container(config.trainer, resolve=True))
     placement.use_threads(trainer["threads"])
-    process, grid = ForwardProcess(instantiate(config.noise)), config.evaluation
+    process, grid = process_of(instantiate(config.noise)), config.evaluation
     choose_taus(config, process)
     whole = not multirun if grid.grid == "auto" else grid.grid  # a multirun's jobs are the grid
-    cells = build_cells(config, process, *((grid.taus, grid.etas, grid.schedules) if whole else ([], [])))
+    asked = (grid.taus, grid.etas, grid.schedules) if whole else ([], [], None)
+    cells = build_cells(config, process, *asked)
     watched = build_cells(config, process, grid.training.taus, grid.training.etas)
     for cell in (*cells, *watched):
         engine.require_noise(cell.table)
     net, recipe = _network(config), _recipe(config)
     dataset = OmegaConf.to_container(config.dataset, resolve=True)
     images = keep("images", dataset, lambda: instantiate(config.dataset))
-    return Plan(trainer, process, cells, watched, net, recipe, images)
+    return Plan(trainer, process, partial(build_cells, config, process, *asked), watched, net, recipe, images)
 
 
 def _recipe(config: DictConfig) -> Recipe:

@@ -80,7 +80,8 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     model = OpenedModel(net, plan.process, images.shape, model_folder, trainer)
     training = trained[0] if trained else results.Training(trainer["max_steps"])
-    review(config, model, plan.cells, held_against, folder, command, group, job_type="sample", training=training)
+    cells = plan.cells(model.costs)
+    review(config, model, cells, held_against, folder, command, group, job_type="sample", training=training)
 
 
 def _has_result(folder: Path, words: list[str], again: bool) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts
+from skipstone.engine.request import batch_of, count_and_shape, require_noise, scaled, starts
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, Row, advance, columns, evaluating
 from skipstone.rng import Stream, normal
@@ -90,7 +90,8 @@ def sample_many(
     first = torch.cat([starts(model, shape, seed, part, start, dtype) for part in parts])
     done = first.new_empty(len(tables) * count, *shape)
 
-    first, left, opening = _opened(tables, first, seed)
+    scales = [table.start_scale if start is None else 1.0 for table in tables]
+    first, left, opening = _opened(tables, scales, first, seed)
     # For each step of the plan: which samples begin before it, and which have ended after it
     ends_at = torch.tensor([len(table.t) for table in tables]).cumsum(0)
     row = ends_at - torch.tensor([table.nfe for table in tables])  # the first that asks the network
@@ -114,21 +115,29 @@ def sample_many(
     return list(done.split(count))
 
 
-def _opened(tables: Sequence[StepTable], first: Tensor, seed: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The states from which the tables' evaluated rows start: a first row that asks no network is run here.
+def _opened(
+    tables: Sequence[StepTable], scales: Sequence[float], first: Tensor, seed: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The states from which the tables' evaluated rows start, at `scales` of `first`.
 
-    Returns the states, one block like `first` below the other; what each has left, or None where no table has such a
-    row; and each table's block.
+    A first row that asks no network is run here. Returns the states, one block like `first` below the other; what each
+    has left, or None where all start from `first`; and each table's block.
     """
     states, left, opening = [first], [torch.zeros_like(first)], []
-    for table in tables:
-        opening.append(0)
+    blocks = {1.0: 0}
+    for table, scale in zip(tables, scales, strict=True):
+        if scale not in blocks:
+            blocks[scale] = len(states)
+            states.append(scaled(first, scale))
+            left.append(left[0])
+        opening.append(blocks[scale])
         if table.nfe < len(table.t):
             row, z = Row.of(columns(table, table.c.shape[1])[0].tolist()), None
             if row.s != 0:
                 index = torch.arange(len(first), device=first.device)
                 z = normal(seed, Stream.STEP, index, first.shape[1:], int(table.noise_keys[0]), first.dtype)
-            x, _, h = advance(row, first, first, (), z)
+            x = states[opening[-1]]
+            x, _, h = advance(row, x, x, (), z)
             opening[-1] = len(states)
             states.append(x)
             left.append(left[0] if h is None else h)

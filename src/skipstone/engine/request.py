@@ -40,15 +40,16 @@ def require_count(name: str, value: object) -> None:
 def require_noise(table: StepTable) -> None:
     """Refuse a table whose first row is asked to start from pure noise where an image is still to be seen.
 
-    Start noise is N(0, I), and at the first row's t the image has the weight √ᾱ_t. Raises ValueError above 0.3, where
-    mean and spread of the samples are visibly off, and where √ᾱ_t is less than float32 resolves; warns above 0.1.
+    Start noise is N(0, start_scale²), and at the first row's t the image has the weight √ᾱ_t. Raises ValueError above
+    0.3, where mean and spread of the samples are visibly off, and where √ᾱ_t is less than float32 resolves; warns above
+    0.1.
     """
     t, signal = table.t[0].item(), float(table.sqrt_alpha_bar[0])
     said = f"sampling starts from pure noise at t={t:g}, where sqrt(alpha_bar)={signal:.3g}"
     if signal > _MOST_SIGNAL:
         raise ValueError(
             f"{said} of the image is left and must be at most {_MOST_SIGNAL}: visit later steps, or use noise that "
-            "ends lower (noise=rescaled scales beta with 1000/T)."
+            "ends lower (noise=rescaled scales beta with 1000/T, noise=edm takes a larger sigma_max)."
         )
     if signal < _LEAST_SIGNAL:
         raise ValueError(
@@ -67,14 +68,28 @@ def batch_of(batch_size: int | None, count: int) -> int:
 
 
 def starts(
-    model: Model, shape: tuple[int, ...], seed: int, index: Tensor, start: Tensor | None, dtype: torch.dtype
+    model: Model,
+    shape: tuple[int, ...],
+    seed: int,
+    index: Tensor,
+    start: Tensor | None,
+    dtype: torch.dtype,
+    scale: float = 1.0,
 ) -> Tensor:
-    """The start noise of samples `index`, on the model's device: [len(index), *shape] of `dtype`."""
+    """Where samples `index` start, on the model's device: [len(index), *shape] of `dtype`.
+
+    It is `start`, or else noise of the standard deviation `scale`.
+    """
     parameter = own_parameter(model)
     if start is not None:
         return take(start, index, dim=0).to(start.device if parameter is None else parameter.device, dtype)
     device = torch.device("cpu") if parameter is None else parameter.device
-    return normal(seed, Stream.START, index.to(device), shape, dtype=dtype)
+    return scaled(normal(seed, Stream.START, index.to(device), shape, dtype=dtype), scale)
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """scale · x, which is x itself for 1."""
+    return x if scale == 1 else scale * x
 
 
 def take(x: Tensor, index: Tensor, dim: int) -> Tensor:

@@ -52,7 +52,7 @@ def sample(
     table:      of a solver, see `skipstone.solvers`.
     n, shape:   how many samples, and their (C, H, W). They start from the noise of `seed`.
     seed:       any int. It gives the start noise and the noise of the steps.
-    start:      [n, C, H, W] to start from, in place of n, shape and the seed's start noise.
+    start:      [n, C, H, W] to start from as it is, in place of n, shape and the seed's start noise.
     step_noise: z of every row, [S, n, C, H, W], in place of the seed's (for tests).
     batch_size: of every batch. The last one is padded with samples that are dropped, so at one batch size sample k is
                 equal bit for bit whatever n is. Default: n, at most 256.
@@ -82,11 +82,11 @@ def sample(
         done = len(batches) * table.nfe
         if grad:
             with torch.enable_grad():
-                x = starts(model, shape, seed, index, start, dtype)
+                x = starts(model, shape, seed, index, start, dtype, table.start_scale)
                 batches.append(differentiable(model, table, x, index, seed, z)[:kept])
             progress(done + table.nfe, total)
             continue
-        x = starts(model, shape, seed, index, start, dtype)
+        x = starts(model, shape, seed, index, start, dtype, table.start_scale)
         for asked, step in zip(table.evaluated.tolist(), _rows(model, table, x, index, seed, z), strict=True):
             x = step.x
             done += asked
@@ -122,7 +122,7 @@ def trajectory(
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
     index = torch.arange(count)
-    x = starts(model, shape, seed, index, start, dtype)
+    x = starts(model, shape, seed, index, start, dtype, table.start_scale)
     yield from _rows(model, table, x, index, seed, step_noise, left)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skipstone.process import ForwardProcess
+from skipstone.process import ForwardProcess, process_of
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -213,12 +213,12 @@ class VelocityUNet(UNet):
 
     At large t, x0 = (x_t − √(1−ᾱ_t) eps)/√ᾱ_t blows up an error in eps by 1/√ᾱ_t, 158 times at the last step; an error
     in F reaches x0 unamplified. That is what lets a network that trains for minutes sample at all. The objective
-    stays L_simple in eps. betas: float [T], as for ForwardProcess; other arguments as for UNet.
+    stays L_simple in eps. betas: float [T], as for ForwardProcess, or a process; other arguments as for UNet.
     """
 
-    def __init__(self, *args: Any, betas: Tensor, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, betas: Tensor | ForwardProcess, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._process = ForwardProcess(betas)
+        self._process = process_of(betas)
         alpha_bars = self._process.alpha_bars
         self.register_buffer("signal", alpha_bars.sqrt().float(), persistent=False)
         self.register_buffer("noise", (1 - alpha_bars).sqrt().float(), persistent=False)

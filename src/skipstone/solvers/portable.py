@@ -25,20 +25,38 @@ def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, 
 
     provenance: what JSON can hold: the solver and its order, the schedule, what it was fitted to.
     """
+    data = table_data(table, provenance)
+    lines = ",\n".join("  " + json.dumps(row) for row in data.pop("rows"))
+    text = json.dumps(data, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
+    temporary = File(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def table_data(table: StepTable, provenance: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a table's file holds, as JSON's own types."""
     columns = {name: getattr(table, name).tolist() for name in (*_TIMES, "evaluated", *_NUMBERS, "c")}
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    head = {
+    return {
         "format": _FORMAT,
         "version": _VERSION,
         "evaluations": table.nfe,
         "provenance": provenance or {},
         "clip_x0": table.clip_x0,
+        "start_scale": table.start_scale,
+        "rows": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
     }
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
-    temporary = File(f"{os.fspath(path)}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+
+
+def table_of(data: Any, source: str | os.PathLike) -> StepTable:
+    """The table of `table_data`'s result. Raises ValueError, naming the source, for what is none."""
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise ValueError(f'{source} is no step table: "format" is not "{_FORMAT}"; give the file of a table.')
+    if data.get("version") != _VERSION:
+        raise ValueError(f"{source} has version {data.get('version')!r}, and version {_VERSION} is read here: update.")
+    try:
+        return _table(data)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{source} is damaged ({type(error).__name__}: {error}): save the table again.") from None
 
 
 def load_table(path: str | os.PathLike, process: ForwardProcess | None = None) -> StepTable:
@@ -52,14 +70,7 @@ def load_table(path: str | os.PathLike, process: ForwardProcess | None = None) -
         data = json.loads(text)
     except ValueError as error:  # of JSON, and of UTF-8
         raise ValueError(f"{path} is no step table: it is not JSON ({error}); give the file of a table.") from None
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise ValueError(f'{path} is no step table: "format" is not "{_FORMAT}"; give the file of a table.')
-    if data.get("version") != _VERSION:
-        raise ValueError(f"{path} has version {data.get('version')!r}, and version {_VERSION} is read here: update.")
-    try:
-        table = _table(data)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the table again.") from None
+    table = table_of(data, path)
     if process is not None:
         require_process(table, process)
     return table
@@ -75,9 +86,9 @@ def require_process(table: StepTable, process: ForwardProcess) -> None:
 
 
 def _table(data: dict[str, Any]) -> StepTable:
-    rows, clip_x0 = data["rows"], data["clip_x0"]
-    if not rows or not isinstance(clip_x0, bool):
-        raise ValueError("it has no rows, or clip_x0 is not true or false")
+    rows, clip_x0, start_scale = data["rows"], data["clip_x0"], float(data.get("start_scale", 1.0))
+    if not rows or not isinstance(clip_x0, bool) or not 0 < start_scale <= 1:
+        raise ValueError("it has no rows, or clip_x0 is not true or false, or start_scale is not in 0 ... 1")
     integers = all(type(row[name]) is int for row in rows for name in _TIMES)
     columns: dict[str, Any] = {
         name: torch.tensor([row[name] for row in rows], dtype=torch.int64 if integers else torch.float64)
@@ -95,4 +106,4 @@ def _table(data: dict[str, Any]) -> StepTable:
     signal = columns["sqrt_alpha_bar"] ** 2 + columns["sqrt_one_minus_alpha_bar"] ** 2
     if not bool((signal - 1).abs().max() < _SAME) or data["evaluations"] != int(columns["evaluated"].sum()):
         raise ValueError("its numbers contradict each other")
-    return StepTable(**columns, clip_x0=clip_x0)
+    return StepTable(**columns, clip_x0=clip_x0, start_scale=start_scale)

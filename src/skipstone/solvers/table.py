@@ -52,6 +52,7 @@ class StepTable:
     evaluated:                bool: whether the row asks the network. One that does not takes eps = x_f, and no row
                               before it does.
     clip_x0:                  whether x0 is clipped to [−1, 1] before it is used.
+    start_scale:              the standard deviation of the noise that samples start from, see `ForwardProcess`.
     """
 
     f: Tensor
@@ -68,6 +69,7 @@ class StepTable:
     asked: Tensor
     evaluated: Tensor
     clip_x0: bool = False
+    start_scale: float = 1.0
 
     @classmethod
     def build(
@@ -102,6 +104,7 @@ class StepTable:
             path.t.clamp(0, process.num_steps - 1),
             torch.ones(len(a), dtype=torch.bool),
             clip_x0,
+            process.start_scale(path.t[0].item()),
         )
 
     @property

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from skipstone.process import ForwardProcess
+from skipstone.process import ForwardProcess, process_of
 from skipstone.store import files, locks
 from skipstone.store.key import FORMAT, model_key
 
@@ -32,7 +32,7 @@ _FRESH, _OLD = ".fresh", ".old"  # added to a key: a model that is trained anew,
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
     "skipstone.UNet", "skipstone.VelocityUNet",
-    "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear",
+    "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear", "skipstone.EDM",
 )  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
     config = read_config(folder)
     try:
         net = instantiate(config["model"])
-        process = ForwardProcess(instantiate(config["noise"]))
+        process = process_of(instantiate(config["noise"]))
     except (HydraException, RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{folder / _CONFIG} describes no network of this version ({error}): train the model anew with fresh=true."

@@ -78,5 +78,5 @@ def there_and_back(process: ForwardProcess, nfe: int) -> StepTable:
     """Encoding and decoding in nfe steps each, as one table: the engine runs rows, whichever way they go."""
     solver, timesteps = DDIM(), exactly(nfe, process.num_steps)(process.num_steps)
     ways = [solver.encode_table(process, timesteps), solver.table(process, timesteps)]
-    columns = [field.name for field in fields(StepTable) if field.name != "clip_x0"]
+    columns = [field.name for field in fields(StepTable) if isinstance(getattr(ways[0], field.name), torch.Tensor)]
     return StepTable(**{name: torch.cat([getattr(way, name) for way in ways]) for name in columns})

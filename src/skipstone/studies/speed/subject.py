@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from skipstone.commands.settings import CONF, check
 from skipstone.data import ImageSet
 from skipstone.network import compiling, placement
-from skipstone.process import ForwardProcess
+from skipstone.process import ForwardProcess, process_of
 from skipstone.training.module import Recipe
 
 
@@ -55,7 +55,7 @@ class Subject:
     @cached_property
     def process(self) -> ForwardProcess:
         """Of its β."""
-        return ForwardProcess(instantiate(self.config.noise))
+        return process_of(instantiate(self.config.noise))
 
     @property
     def recipe(self) -> Recipe:

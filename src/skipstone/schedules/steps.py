@@ -1,4 +1,4 @@
-"""Schedules: which of the T steps a sampler visits (the DDIM paper's sub-sequence τ, section 4.2).
+"""Schedules that follow a rule (the DDIM paper's sub-sequence τ, section 4.2).
 
 A schedule is called with T and returns the visited steps: a tuple of ints, ascending, unique, within 0 … T−1, or of
 floats (see `process`). It raises ValueError for a tau that it cannot take. `tau` is a stride in one schedule and a
@@ -13,7 +13,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from skipstone.process import ForwardProcess
+from skipstone.process import ForwardProcess, process_of
+
+_ROUNDING = 1e-9  # relative, of a noise level that was a logarithm meanwhile
 
 
 class Schedule(Protocol):
@@ -28,7 +30,8 @@ class _Counted(Schedule, Protocol):
     tau: int
 
 
-def _require_tau(schedule: _Counted, meaning: str, highest: int) -> None:
+def require_tau(schedule: _Counted, meaning: str, highest: int) -> None:
+    """Raise ValueError unless the schedule's tau is an integer in 1 … highest."""
     tau = schedule.tau
     if isinstance(tau, bool) or not isinstance(tau, int) or not 1 <= tau <= highest:
         raise ValueError(
@@ -45,7 +48,7 @@ class Uniform:
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau(self, "stride", num_steps - 1)
+        require_tau(self, "stride", num_steps - 1)
         return tuple(sorted({*range(0, num_steps, self.tau), num_steps - 1}))
 
 
@@ -61,7 +64,7 @@ class Exp:
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau(self, "count", num_steps)
+        require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
         # The order of operations decides how a square next to an integer rounds. This one is numpy.linspace's.
         squares = {int((i * (root / (self.tau - 1))) ** 2) for i in range(self.tau - 1)} or {0}
@@ -81,7 +84,7 @@ class Quad:
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau(self, "count", num_steps)
+        require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
         last = max(1, self.tau - 1)
         # as numpy.linspace, whose last point is the root itself
@@ -100,7 +103,7 @@ class Leading:
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau(self, "count", num_steps)
+        require_tau(self, "count", num_steps)
         return tuple(i * (num_steps // self.tau) for i in range(self.tau))
 
 
@@ -115,7 +118,7 @@ class Linspace:
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau(self, "count", num_steps)
+        require_tau(self, "count", num_steps)
         if self.tau == 1:
             return (num_steps - 1,)
         return tuple(round(i * ((num_steps - 1) / (self.tau - 1))) for i in range(self.tau))
@@ -132,7 +135,7 @@ class Trailing:
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau(self, "count", num_steps)
+        require_tau(self, "count", num_steps)
         return tuple(sorted(round(num_steps - i * (num_steps / self.tau)) - 1 for i in range(self.tau)))
 
 
@@ -140,18 +143,18 @@ class Trailing:
 class LogSNR:
     """tau steps as evenly spaced in log-SNR as the T steps allow, both ends visited. `tau` is a count, 1 … T.
 
-    betas: float [T], as for ForwardProcess.
+    betas: float [T], as for ForwardProcess, or a process.
     Near the data the steps of the process may be sparser in log-SNR than asked for. Neighbours then fall together and
     are visited once, so NFE can be smaller than tau.
     """
 
     name: ClassVar[str] = "logsnr"
     tau: int
-    betas: Tensor
+    betas: Tensor | ForwardProcess
 
     def __call__(self, num_steps: int) -> tuple[int, ...]:
-        _require_tau(self, "count", num_steps)
-        log_alpha_bar = torch.log1p(-self.betas.double()).cumsum(0)
+        require_tau(self, "count", num_steps)
+        log_alpha_bar = process_of(self.betas).log_alpha_bar(torch.arange(num_steps))
         log_snr = log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
         wanted = torch.linspace(log_snr[-1], log_snr[0], self.tau, dtype=torch.float64)
         nearest = (log_snr[None, :] - wanted[:, None]).abs().argmin(dim=1)
@@ -162,7 +165,7 @@ class LogSNR:
 class Karras:
     """tau real times, even in r^(1/rho) with r = √((1−ᾱ)/ᾱ), EDM's σ (Karras et al. 2022, Eq. 5). `tau` is a count.
 
-    betas:     float [T], as for ForwardProcess.
+    betas:     float [T], as for ForwardProcess, or a process.
     rho:       at least 1: the larger, the more of the times lie near the data.
     sigma_min: the smallest r, and sigma_max the largest. None is the process's own, r_0 and r_{T−1}. Below r_0 lie the
                times between −1 and 0, where the network is asked at 0.
@@ -170,18 +173,18 @@ class Karras:
 
     name: ClassVar[str] = "karras"
     tau: int
-    betas: Tensor
+    betas: Tensor | ForwardProcess
     rho: float = 7.0
     sigma_min: float | None = None
     sigma_max: float | None = None
 
     def __call__(self, num_steps: int) -> tuple[float, ...]:
-        _require_tau(self, "count", num_steps)
-        process = ForwardProcess(self.betas)
+        require_tau(self, "count", num_steps)
+        process = process_of(self.betas)
         first, last = torch.sqrt(1 / process.alpha_bar(torch.tensor([0, num_steps - 1])) - 1).tolist()
         low = first if self.sigma_min is None else self.sigma_min
         high = last if self.sigma_max is None else self.sigma_max
-        if not 0 < low < high <= last:
+        if not 0 < low < high <= last * (1 + _ROUNDING):
             raise ValueError(
                 f"schedule.sigma_min={low:g} and schedule.sigma_max={high:g} are not allowed: they must satisfy "
                 f"0 < sigma_min < sigma_max <= {last:g}, the largest noise of this process."
@@ -206,7 +209,7 @@ class Polynomial:
     rho: float = 2.0
 
     def __call__(self, num_steps: int) -> tuple[float, ...]:
-        _require_tau(self, "count", num_steps)
+        require_tau(self, "count", num_steps)
         return tuple((_even(float(num_steps), 1.0, self.tau, self.rho) - 1).tolist())
 
 
@@ -218,7 +221,7 @@ class TimeUniform:
     tau: int
 
     def __call__(self, num_steps: int) -> tuple[float, ...]:
-        _require_tau(self, "count", num_steps)
+        require_tau(self, "count", num_steps)
         return tuple((_even(float(num_steps), 1.0, self.tau, 1.0) - 1).tolist())
 
 
