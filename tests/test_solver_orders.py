@@ -199,6 +199,7 @@ def test_order_of_convergence(solver, order):
     [
         (SDEDPMSolverPP(1, to_data=False), 1),
         (SDEDPMSolverPP(2, to_data=False), 2),
+        (SDEDPMSolverPP(2, "singlestep", to_data=False), 2),
         (SASolver(1, 0, tau=0.7, to_data=False), 1),
         (SASolver(2, 0, tau=1.0, to_data=False), 2),
     ],

@@ -3,6 +3,7 @@
 from skipstone.solvers.afs import AFS
 from skipstone.solvers.belm import BELM
 from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
+from skipstone.solvers.edict import EDICT
 from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
 from skipstone.solvers.portable import load_table, save_table
 from skipstone.solvers.program import Program
@@ -19,6 +20,7 @@ __all__ = [
     "BELM",
     "DDIM",
     "DEIS",
+    "EDICT",
     "AdamsBashforth",
     "DPMSolver",
     "DPMSolverPP",
