@@ -3,6 +3,7 @@
 training: Lightning's fit over a bare loop with the same module; --minutes M also trains that long without a break.
 sampling: engine.sample over as many bare calls of the network, at evaluation.batch_size; then at n = 1, 4 and 16.
 grid: 4 taus × 3 etas × 200 images, all cells in one batch that stays full, and one cell after the other.
+history: the packed engine on tables that read one earlier row and nine; K = 9 over K = 1 is the last column.
 startup: seconds of --help and --cfg job, and from the command to the end of the first training step.
 checkpoint: seconds of a checkpoint over those of the steps between two of them.
 sweep: a multirun of 12 jobs beside one training and its 12 samplings alone; a quarter of an hour on a CPU.
@@ -20,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from skipstone.commands.cli import main
 
-WHAT = ("training", "sampling", "grid", "startup", "checkpoint", "sweep", "table")
+WHAT = ("training", "sampling", "grid", "history", "startup", "checkpoint", "sweep", "table")
 
 
 def arguments() -> argparse.Namespace:
@@ -79,6 +80,10 @@ def run() -> None:
         from skipstone.studies.speed.grid import grid
 
         grid(subject, report, a.rounds, a.steps, budget, peer)
+    elif a.what == "history":
+        from skipstone.studies.speed.history import history
+
+        history(subject, report, a.rounds, budget)
     elif a.what == "startup":
         from skipstone.studies.speed.startup import startup
 

@@ -232,6 +232,22 @@ def sde_dpm_solver_pp(steps, x, order):
     return network.x0(x, times[-1]), network.evaluations
 
 
+def sde_dpm_solver_pp2s(steps, x):
+    """The midpoint rule for the reverse SDE in λ, whose two halves of a step draw one Brownian path."""
+    network, times = Network(), [*reversed(steps)]
+    for s, t in pairwise(times):
+        h = (lam(t) - lam(s)) / 2
+        m = time_of(lam(s) + h)
+        half = math.sqrt(1 - math.exp(-2 * h))  # of σ, the deviation that half a step adds
+        x0 = network.x0(x, s)
+        first = network.z()
+        u = sigma(m) / sigma(s) * math.exp(-h) * x + alpha(m) * half**2 * x0 + sigma(m) * half * first
+        x0 = network.x0(u, m)
+        x = sigma(t) / sigma(s) * math.exp(-2 * h) * x + alpha(t) * (1 - math.exp(-4 * h)) * x0
+        x += sigma(t) * half * (math.exp(-h) * first + network.z())
+    return network.x0(x, times[-1]), network.evaluations
+
+
 def deis(steps, x, order, variable):
     """∫ L_j dr over each step, by adaptive quadrature between the kinks of log ᾱ."""
     network, times, seen = Network(), [*reversed(steps)], []
@@ -301,6 +317,7 @@ CASES = [
         for settings in ((3, 3, 1.0), (2, 0, 0.5), (1, 2, 1.4), (3, 1, 0.0), (4, 4, 0.8))
     ),
     *((solvers.SDEDPMSolverPP(order), lambda steps, x, o=order: sde_dpm_solver_pp(steps, x, o)) for order in (1, 2)),
+    (solvers.SDEDPMSolverPP(2, "singlestep"), sde_dpm_solver_pp2s),
     *((solvers.DEIS(order), lambda steps, x, o=order: deis(steps, x, o, "time")) for order in (2, 3, 4)),
     *((solvers.DEIS(order, "log_r"), lambda steps, x, o=order: deis(steps, x, o, "log_r")) for order in (2, 3, 4)),
     (solvers.AdamsBashforth(4), lambda steps, x: deis(steps, x, 4, "r")),
@@ -458,6 +475,7 @@ def test_an_inconsistent_program_is_refused(process):
         (lambda: solvers.SASolver(5), "choose 1 to 4"),
         (lambda: solvers.SASolver(tau=-1.0), "at least 0"),
         (lambda: solvers.SDEDPMSolverPP(3), "choose 1 or 2"),
+        (lambda: solvers.SDEDPMSolverPP(variant="2s"), "choose multistep or singlestep"),
         (lambda: solvers.DEIS(5), "choose 1, 2, 3 or 4"),
         (lambda: solvers.DEIS(variant="published"), "choose exact or log_r"),
         (lambda: solvers.Restart([(1, 2, 0.1, 0.2)]), "at least 2 steps"),

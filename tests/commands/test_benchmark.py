@@ -10,8 +10,8 @@ import pytest
 import torch
 from shell import ROOT, python
 
-from skipstone import UNet, schedules
-from skipstone.studies.speed import clock, grid, peers, sweep
+from skipstone import UNet, engine, schedules
+from skipstone.studies.speed import clock, grid, history, peers, sweep
 from skipstone.studies.speed.clock import Budget, Contender
 from skipstone.studies.speed.markdown import table
 from skipstone.studies.speed.report import Report
@@ -218,6 +218,23 @@ def test_the_grid_takes_all_its_cells_evaluations(monkeypatch):
     for name in ("sample_many", "cell by cell"):
         assert rows[name]["images"] == 2 * 3 * 4
         assert rows[name]["evaluations"] == 3 * 4 * visited
+
+
+def test_nine_earlier_rows_are_held_against_one(tmp_path, door):
+    path = tmp_path / "history.json"
+    door("history", *QUICK, "noise.num_steps=60", "noise.beta_T=0.2", "--json", path)
+    first, second = json.loads(path.read_text())["rows"]
+    assert (first["name"], second["name"]) == ("K = 1", "K = 9")
+    assert first["evaluations"] == second["evaluations"]
+    assert second["of_first"] == pytest.approx(second["median_seconds"] / first["median_seconds"])
+
+
+def test_the_tables_of_one_and_nine_columns_sample_alike():
+    subject = Subject.of([*SMALL, "noise.num_steps=60", "noise.beta_T=0.2"])
+    one, nine = history.tables(subject).values()
+    assert (one.c.shape[1], nine.c.shape[1]) == (1, 9)
+    x, y = engine.sample_many(subject.network(), [one, nine], 2, subject.shape)
+    assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize(

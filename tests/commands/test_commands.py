@@ -83,6 +83,27 @@ def test_reconstruct(outputs, tmp_path):
     assert (tmp_path / "out" / "rows.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("solver", "dtype", "rms", "largest"),
+    [("belm", "float32", 1e-5, 1e-4), ("belm", "float64", 1e-10, 1e-10), ("edict", "float64", 1e-10, 1e-10)],
+)
+def test_images_come_back_without_a_fixed_point(outputs, tmp_path, solver, dtype, rms, largest):
+    words = ["schedule=linspace", f"solver={solver}", f"dtype={dtype}", "n=4", "taus=[10]", "exact=[10,20,50]"]
+    done = run("reconstruct", outputs, *words, "tau=10", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "reconstruction.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "explicit"]
+    each = 2 if solver == "edict" else 1
+    assert [int(row["nfe"]) for row in rows] == [10 * each, 20 * each, 50 * each]
+    for row in rows:
+        assert int(row["evaluations"]) == 2 * int(row["nfe"]) - (solver == "belm")  # its first row is one way
+        assert float(row["rms"]) < rms
+        assert float(row["max"]) < largest
+        assert 0 < float(row["latents_off"]) < 10
+    if solver == "edict":  # its latents come near to those of a fine solution, the finer the nearer
+        assert float(rows[2]["latents_off"]) < float(rows[0]["latents_off"])
+
+
 def test_reconstruct_takes_images_of_every_class(outputs, tmp_path):
     """Of a folder whose files lie one class after the other: here black ones, then white ones."""
     for part, kinds in {"train": ("a", "b"), "test": ("a", "b")}.items():

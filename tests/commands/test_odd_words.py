@@ -15,7 +15,7 @@ from shell import ENVIRONMENT, ROOT, python
 
 from skipstone.commands.cli import CONF
 
-COMMANDS = ("sample", "interpolate", "reconstruct", "evaluate", "study", "tables")
+COMMANDS = ("sample", "interpolate", "reconstruct", "evaluate", "study", "tables", "quality", "solver")
 SCRIPTS = ["train.py", *(f"scripts/{name}.py" for name in COMMANDS)]
 OPTIONS = {path.parent.name: path.stem for path in sorted(CONF.glob("*/*.yaml"))}
 KEYS = [

@@ -73,6 +73,8 @@ _NUMBERS = {
     "images": (int, 2),
     "images_all_steps": (int, 2),
     "images_back": (int, 1),
+    "images_tried": (int, 2),
+    "nfe_converged": (int, 2),
 }
 _NUMBERS_OR_NULL = {
     "nfe": (int, 1),
@@ -86,7 +88,7 @@ _LISTS = (
     "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
 )  # fmt: skip
 _LISTS_OR_EMPTY = ("model.attention", "exact")
-_LISTS_OR_NULL = ("evaluation.nfes",)
+_LISTS_OR_NULL = ("evaluation.nfes", "solvers")
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
     "metrics.random", "singles", "gif",

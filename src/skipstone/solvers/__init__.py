@@ -3,11 +3,13 @@
 from skipstone.solvers.afs import AFS
 from skipstone.solvers.belm import BELM
 from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
+from skipstone.solvers.edict import EDICT
+from skipstone.solvers.gaussian import Convergence, convergence
 from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
 from skipstone.solvers.portable import load_table, save_table
 from skipstone.solvers.program import Program
 from skipstone.solvers.programmed import DPMSolver, Heun
-from skipstone.solvers.proof import Proof, prove
+from skipstone.solvers.proof import Conditions, Proof, amplification, between_noise, prove
 from skipstone.solvers.reach import reach
 from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
@@ -19,7 +21,10 @@ __all__ = [
     "BELM",
     "DDIM",
     "DEIS",
+    "EDICT",
     "AdamsBashforth",
+    "Conditions",
+    "Convergence",
     "DPMSolver",
     "DPMSolverPP",
     "Heun",
@@ -33,6 +38,9 @@ __all__ = [
     "StepTable",
     "Stored",
     "UniPC",
+    "amplification",
+    "between_noise",
+    "convergence",
     "load_table",
     "prove",
     "reach",

@@ -148,21 +148,34 @@ class SASolver(Programmed):
 class SDEDPMSolverPP(Programmed):
     """SDE-DPM-Solver++: the reverse SDE in λ that predicts x0 (Lu et al. 2022, version 2).
 
-    order: 1, or 2 for the multistep form (2M), which extrapolates from the step before.
+    order:   1 or 2.
+    variant: matters for order 2. "multistep" (2M) extrapolates from the step before. "singlestep" (2S) asks at the
+             middle in λ, too, and its last step takes one evaluation. The noise of the middle is part of the end's, as
+             it is for the exact solution of the SDE (Gonzalez et al. 2023).
     """
 
     order: int = 2
+    variant: str = "multistep"
 
     noisy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2):
             raise ValueError(f"solver.order={self.order} is not available: choose 1 or 2.")
+        if self.variant not in ("multistep", "singlestep"):
+            raise ValueError(f"solver.variant={self.variant!r} is unknown: choose multistep or singlestep.")
 
     @property
     def name(self) -> str:
-        """sde_dpm_solver_pp1 or sde_dpm_solver_pp2."""
-        return f"sde_dpm_solver_pp{self.order}"
+        """sde_dpm_solver_pp1, sde_dpm_solver_pp2, or sde_dpm_solver_pp2s."""
+        return f"sde_dpm_solver_pp{self.order}" + "s" * self._middle
+
+    @property
+    def _middle(self) -> bool:
+        return self.order == 2 and self.variant == "singlestep"
+
+    def most(self, steps: int) -> int:
+        return (1 + self._middle) * steps
 
     def walk(self, program: Program, x: Tensor, levels: list[Level]) -> Tensor:
         before: Seen | None = None
@@ -171,10 +184,24 @@ class SDEDPMSolverPP(Programmed):
                 return program.ddim(x, s, t)
             h = t.lam - s.lam
             D = x0 = program.predict(x, s)
-            if before is not None and self.order == 2:
-                r0 = (s.lam - before[0].lam) / h
-                D = x0 + 0.5 * (x0 - before[1]) / r0
-            x = t.sigma / s.sigma * math.exp(-h) * x - t.alpha * math.expm1(-2 * h) * D
-            x = x + t.sigma * math.sqrt(-math.expm1(-2 * h)) * program.noise()
+            if self._middle:
+                m = program.at_lambda(s.lam + h / 2)
+                lifted = self._noise(program, m, h / 2)
+                D = program.predict(self._moved(x, s, m, x0) + lifted, m)
+                fresh = t.sigma / m.sigma * math.exp(-h / 2) * lifted + self._noise(program, t, h / 2)
+            else:
+                if before is not None and self.order == 2:
+                    r0 = (s.lam - before[0].lam) / h
+                    D = x0 + 0.5 * (x0 - before[1]) / r0
+                fresh = self._noise(program, t, h)
+            x = self._moved(x, s, t, D) + fresh
             before = s, x0
         return x
+
+    def _moved(self, x: Tensor, s: Level, t: Level, D: Tensor) -> Tensor:
+        h = t.lam - s.lam
+        return t.sigma / s.sigma * math.exp(-h) * x - t.alpha * math.expm1(-2 * h) * D
+
+    def _noise(self, program: Program, t: Level, h: float) -> Tensor:
+        """What a step of h in λ that ends at t adds."""
+        return t.sigma * math.sqrt(-math.expm1(-2 * h)) * program.noise()

@@ -108,6 +108,11 @@ class AdamsBashforth(_Multistep):
     family = "adams_bashforth"
     highest = 4
 
+    @property
+    def even_in(self) -> str:
+        """The variable in which the steps must be even for the solver to have its order; λ is the others'."""
+        return "r" if self.variant == "published" else "λ"
+
     def _table(self, process: ForwardProcess, path: Path, clip_x0: bool) -> StepTable:
         r_t, r_p = noise_ratio(process, path.t), noise_ratio(process, path.p)
         k = torch.sqrt(process.alpha_bar(path.p)) * (r_p - r_t)  # Eq. 13

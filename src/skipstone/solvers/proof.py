@@ -1,27 +1,58 @@
-"""What can be shown of a table without a network."""
+"""What can be shown of a solver and its table without a network."""
 
-from collections import deque
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from skipstone.process import ForwardProcess
+from skipstone.solvers.gaussian import Convergence, convergence
+from skipstone.solvers.integrals import gauss_legendre
 from skipstone.solvers.portable import require_process
-from skipstone.solvers.table import StepTable
+from skipstone.solvers.recursion import states
+from skipstone.solvers.table import Path, Solver, StepTable, noise_ratio
+
+DEGREES = 4
+_STAGES = 3  # evaluations of a step, at most
+_NODES = 48
+_ZERO = 1e-8  # relative: a residual that is rounding
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Order conditions: if what the network gives is a polynomial, how far does the last step miss its integral?
+
+    gives:     in which variable: "x0 in λ", "eps in r", "eps in log r" or "eps in t", where the table does best.
+    residuals: by degree, from 0, relative to the step's integral of a constant. A solver that is exact to degree p − 1
+               is of order p; one whose residuals shrink as fast with the step is so, too.
+    """
+
+    gives: str
+    residuals: tuple[float, ...]
+
+    @property
+    def exact(self) -> int:
+        """How many degrees in a row are met to rounding."""
+        return next((j for j, residual in enumerate(self.residuals) if residual > _ZERO), len(self.residuals))
 
 
 @dataclass(frozen=True)
 class Proof:
     """Facts about a table.
 
-    evaluations:    of the network per sample.
-    rows, history:  rows, and how many earlier ones a row reads at most.
-    mean, variance: how far the two identities of Lemma 1 (Song et al. 2021) are missed at the worst row: where the
-                    network knows x0, x_t must stay √ᾱ_t x0 + √(1−ᾱ_t) n. Rounding for all solvers but those whose noise
-                    is another on purpose, such as sigma=large.
-    largest_weight: rounding in float32 grows by about as much.
-    stochastic:     whether any row adds noise.
+    evaluations:      of the network per sample.
+    rows, history:    rows, and how many earlier ones a row reads at most.
+    mean, variance:   how far the two identities of Lemma 1 (Song et al. 2021) are missed at the worst row: where the
+                      network knows x0, x_t must stay √ᾱ_t x0 + √(1−ᾱ_t) n. Rounding for all solvers but those whose
+                      noise is another on purpose, such as sigma=large.
+    largest_weight:   rounding in float32 grows by about as much.
+    stochastic:       whether any row adds noise.
+    conditions:       of order; None for a stochastic table, and for one with fewer than two rows between noise levels.
+    stable_to:        the largest λh below which an error shrinks, see `amplification`; None as for conditions.
+    explicit_inverse: whether the solver undoes its own steps without a fixed point; None without a solver.
+    convergence:      the solver's measured order and error constant; None without a solver.
     """
 
     evaluations: int
@@ -31,10 +62,48 @@ class Proof:
     variance: float
     largest_weight: float
     stochastic: bool
+    conditions: Conditions | None
+    stable_to: float | None
+    explicit_inverse: bool | None = None
+    convergence: Convergence | None = None
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What it says, for people: names and values."""
+        told = [
+            ("evaluations", str(self.evaluations)),
+            ("rows, of them read at most", f"{self.rows}, {self.history}"),
+            ("Lemma 1, mean and variance missed by", f"{self.mean:.1e}, {self.variance:.1e}"),
+            ("largest weight", f"{self.largest_weight:.3g}"),
+            ("noise", "yes" if self.stochastic else "no"),
+        ]
+        if self.conditions is not None:
+            missed = ", ".join(f"{residual:.1e}" for residual in self.conditions.residuals)
+            told += [
+                (f"last step, {self.conditions.gives}", f"exact for {self.conditions.exact} degrees from 0 on"),
+                (f"missed at degree 0 to {DEGREES - 1}", missed),
+                ("stable up to λh an evaluation", f"{self.stable_to:.3g}"),
+            ]
+        if self.convergence is not None:
+            order, errors = self.convergence.order, self.convergence.errors
+            told += [
+                ("explicit inverse", "yes" if self.explicit_inverse else "no"),
+                (
+                    "weak order" if self.stochastic else "order",
+                    f"{order:.2f} on steps even in {self.convergence.variable}",
+                ),
+                ("error constant", f"{self.convergence.constant:.2g}"),
+                *(
+                    (f"error at {n} evaluations", f"{e:.2e}")
+                    for n, e in zip(self.convergence.nfes, errors, strict=True)
+                ),
+            ]
+        return told
 
 
-def prove(table: StepTable, process: ForwardProcess) -> Proof:
+def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = None) -> Proof:
     """Count the table's evaluations and check it against the process.
+
+    solver: that made the table, to measure its order on the Gaussian problem; this takes seconds.
 
     Raises ValueError for a table of another process, and for one that clips x0 or asks no network in its first row:
     there x_p is not a linear combination of what the network gave.
@@ -44,6 +113,8 @@ def prove(table: StepTable, process: ForwardProcess) -> Proof:
         raise ValueError("a table that clips x0, or leaves out an evaluation, is not linear: build it without.")
     mean, noise = _carried(table, process)
     signal_p, variance_p = process.alpha_bar(table.p).sqrt(), process.one_minus_alpha_bar(table.p)
+    inner = between_noise(table)
+    followed = not table.stochastic and len(inner.t) > 1
     return Proof(
         table.nfe,
         len(table.t),
@@ -52,25 +123,131 @@ def prove(table: StepTable, process: ForwardProcess) -> Proof:
         float((noise.square().sum(dim=1) - variance_p).abs().max()),
         table.largest_weight,
         table.stochastic,
+        conditions(inner, process) if followed else None,
+        _stable_to(inner, process) if followed else None,
+        None if solver is None else hasattr(solver, "return_table"),
+        None if solver is None else convergence(solver),
     )
 
 
+def amplification(table: StepTable, process: ForwardProcess, rates: Tensor) -> Tensor:
+    """By how much an evaluation multiplies an error, on average: float64, of the shape of `rates`.
+
+    The test problem is eps = κ y/r with y = x/√ᾱ, whose solution r^κ shrinks by e^{−κh} over a step of h in log r. With
+    guidance κ is as large as its scale. The table must be deterministic and stay between noise levels.
+
+    rates: float64 [N], κ h with h the mean step of an evaluation: the λh of textbooks.
+    """
+    r, signal = noise_ratio(process, table.t), process.alpha_bar(table.f).sqrt()
+    span = torch.log(noise_ratio(process, table.f[0]) / noise_ratio(process, table.p[-1]))
+    kappa = rates.double() * len(table.t) / span
+
+    def predict(i: int, x: Tensor) -> Tensor:
+        eps = kappa * x / (signal[i] * r[i])
+        return (x - table.sqrt_one_minus_alpha_bar[i] * eps) / table.sqrt_alpha_bar[i]
+
+    *_, x = states(table, torch.ones_like(kappa) * signal[0], predict)
+    return (x / process.alpha_bar(table.p[-1]).sqrt()).abs() ** (1 / len(table.t))
+
+
+def conditions(table: StepTable, process: ForwardProcess) -> Conditions:
+    """The order conditions of the last step of a deterministic table that stays between noise levels."""
+    found = [Conditions(gives, _residuals(table, process, gives)) for gives in _VARIABLES]
+    return max(found, key=lambda one: (one.exact, -one.residuals[min(one.exact, DEGREES - 1)]))
+
+
+def _log_r(process: ForwardProcess, t: Tensor) -> Tensor:
+    return torch.log(noise_ratio(process, t))
+
+
+_VARIABLES = {
+    "x0 in λ": lambda process, t: -_log_r(process, t),
+    "eps in r": noise_ratio,
+    "eps in log r": _log_r,
+    "eps in t": lambda process, t: t.double(),
+}
+
+
+def _residuals(table: StepTable, process: ForwardProcess, gives: str) -> tuple[float, ...]:
+    """By degree. In x_p/σ_p where x0 is given, and in x_p/α_p where eps is, a step adds an integral to the state."""
+    variable, gives_x0 = _VARIABLES[gives], gives.startswith("x0")
+    levels = torch.cat([table.f[:1], table.p]).double()
+    signal, noise = process.alpha_bar(levels).sqrt(), process.one_minus_alpha_bar(levels).sqrt()
+    scale = noise if gives_x0 else signal
+    before = levels[levels != levels[-1]][-1:]  # a row may end at the level where it started
+    last, width = variable(process, levels[-1:]), variable(process, levels[-1:]) - variable(process, before)
+
+    def polynomial(t: Tensor, degree: int) -> Tensor:
+        return ((variable(process, t) - last) / width) ** degree
+
+    def integral(degree: int) -> Tensor:
+        """∫ polynomial dw up to each level, with w = 1/r where x0 is given, and w = r: between the process's steps."""
+        total = [torch.zeros((), dtype=torch.float64)]
+        theta, weights = gauss_legendre(_NODES)
+        for start, stop in pairwise(levels.tolist()):
+            low, high = sorted((start, stop))
+            edges = torch.tensor([low, *range(math.floor(low) + 1, math.ceil(high)), high], dtype=torch.float64)
+            y = -process.log_alpha_bar(edges)  # between two steps t is linear in y, and r = √(e^y − 1)
+            at = y[:-1, None] + y.diff()[:, None] * theta
+            t = edges[:-1, None] + edges.diff()[:, None] * theta
+            dr = torch.exp(at) / (2 * torch.sqrt(torch.expm1(at)))
+            dw = -dr / torch.expm1(at) if gives_x0 else dr
+            piece = (polynomial(t, degree) * dw * (y.diff()[:, None] * weights)).sum()
+            total.append(total[-1] + (piece if stop > start else -piece))
+        return torch.stack(total)
+
+    residuals, whole = [], integral(0)
+    for degree in range(DEGREES):
+        given = polynomial(table.t.double(), degree)
+
+        def predict(i: int, x: Tensor, given: Tensor = given) -> Tensor:
+            return (
+                given[i] if gives_x0 else (x - table.sqrt_one_minus_alpha_bar[i] * given[i]) / table.sqrt_alpha_bar[i]
+            )
+
+        run = torch.stack([torch.zeros((), dtype=torch.float64), *states(table, scale[0] * 0, predict)]) / scale
+        missed = run - integral(degree)
+        steps = [k for k in range(1, min(_STAGES, len(table.t)) + 1) if levels[-1 - k] != levels[-1]]
+        # a step may have several rows, and only its last lands on the integral
+        residuals.append(min(float(((missed[-1] - missed[-1 - k]) / (whole[-1] - whole[-1 - k])).abs()) for k in steps))
+    return tuple(residuals)
+
+
+def _stable_to(table: StepTable, process: ForwardProcess) -> float:
+    rates = torch.linspace(0.05, 10.0, 200, dtype=torch.float64)
+    grows = (amplification(table, process, rates) > 1).nonzero()
+    if not len(grows):
+        return math.inf
+    first = int(grows[0])
+    return float(rates[first - 1]) if first else 0.0
+
+
+def between_noise(table: StepTable) -> StepTable:
+    """The rows between noise levels, without those that start or end at clean data."""
+    kept = Path(table.f, table.t, table.p).inner
+    columns = ("f", "t", "p", "sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "c", "u", "v", "asked")
+    return replace(table, evaluated=table.evaluated[kept], **{name: getattr(table, name)[kept] for name in columns})
+
+
 def _carried(table: StepTable, process: ForwardProcess) -> tuple[Tensor, Tensor]:
-    """For a network that gives x0 itself: the weight of x0 after each row [S], and those of the start's n and all z."""
-    count = len(table.t)
-    x = torch.zeros(2 + count, dtype=torch.float64)  # of x0, n and each z
+    """For a network that gives x0 itself: the weight of x0 after each row [S], and those of the start's n and all z.
+
+    Where it is asked at another time than that of the state, it gives the eps of the start, n.
+    """
+    x = torch.zeros(2 + len(table.t), dtype=torch.float64)  # of x0, n and each z
     x[0], x[1] = process.alpha_bar(table.f[0]).sqrt(), process.one_minus_alpha_bar(table.f[0]).sqrt()
-    x0 = torch.zeros_like(x)
-    x0[0] = 1.0
-    history: deque[Tensor] = deque(maxlen=table.c.shape[1])
-    states = []
-    for i in range(count):
-        left = table.u[i] * x + table.v[i] * x0
-        x = table.a[i] * x + table.b[i] * x0
-        for c, h in zip(table.c[i], history, strict=False):
-            x = x + c * h
-        x[2 + i] += table.s[i]
-        history.appendleft(left)
-        states.append(x)
-    whole = torch.stack(states)
+    x0, n = torch.zeros(2, len(x), dtype=torch.float64)
+    x0[0], n[1] = 1.0, 1.0
+
+    def predict(i: int, x: Tensor) -> Tensor:
+        if table.f[i] == table.t[i]:
+            return x0
+        return (x - table.sqrt_one_minus_alpha_bar[i] * n) / table.sqrt_alpha_bar[i]
+
+    def landed(i: int, x: Tensor) -> Tensor:
+        z = torch.zeros_like(x)
+        z[2 + i] = table.s[i]
+        return x + z
+
+    whole = torch.stack(list(states(table, x, predict, landed)))
     return whole[:, 0], whole[:, 1:]
