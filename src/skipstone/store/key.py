@@ -8,6 +8,8 @@ import hashlib
 import json
 from typing import Any
 
+from skipstone.network.unet import attention_levels
+
 FORMAT = 1
 
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
@@ -19,6 +21,10 @@ _WEIGHTLESS = (
 # Settings that came later, each with the value that leaves training as it was. At that value a setting is not
 # hashed, so a model that was trained before the setting existed keeps its key.
 _NEUTRAL = {"weighting": "none", "optimizer": "adamw", "rescale": False}
+
+# The shipped networks named levels with attention by sizes in pixels before they named them from the bottom. Where one
+# of these lists means the same levels, it is what is hashed, so a model that was trained then keeps its key.
+_ATTENTION_BY_SIZE = [7, 8], [16, 14]
 
 
 def weights_config(
@@ -35,7 +41,7 @@ def weights_config(
     weights = {
         "format": FORMAT,
         "dataset": {"name": name, "fingerprint": fingerprint, "flip": flip},
-        "model": _without_neutral(config["model"]),
+        "model": _attention_by_size(_without_neutral(config["model"])),
         "noise": _without_neutral(config["noise"]),
         "training": _without_neutral(config["training"]),
         "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
@@ -47,6 +53,17 @@ def weights_config(
 def _without_neutral(settings: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
     return {name: _without_neutral(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
+def _attention_by_size(model: dict[str, Any]) -> dict[str, Any]:
+    named, levels = set(model.get("attention", ())), len(model.get("multipliers", ()))
+    ours = model["_target_"] in ("skipstone.UNet", "skipstone.VelocityUNet")
+    if not (ours and named and named <= set(range(-levels, 0))):
+        return model
+    sizes = [model["image_size"] // model.get("patch", 1) // 2**i for i in range(levels)]
+    there = attention_levels(named, sizes)
+    same = (by_size for by_size in _ATTENTION_BY_SIZE if attention_levels(by_size, sizes) == there)
+    return model | {"attention": next(same, model["attention"])}
 
 
 def model_key(weights: dict[str, Any]) -> str:
