@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from test_key import images_of, key, resolved
 
 from skipstone import UNet, engine, solvers
 from skipstone.commands.cli import CONF
+from skipstone.network.unet import Attention
 from skipstone.store.models import ModelStore, load
 
 SIZES = (8, 16, 28, 32, 48, 64, 96, 100, 128, 256)
@@ -45,7 +47,8 @@ def test_a_narrow_one_learns_and_samples_at_every_size(name, size, composed, pro
     optimizer.step()
     assert any(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
     samples = engine.sample(net.eval(), solvers.DDIM().table(process, (0, 999)), 1, (3, size, size), seed=0)
-    assert samples.shape == x.shape and samples.isfinite().all()
+    assert samples.shape == x.shape
+    assert samples.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -92,3 +95,16 @@ def test_what_another_network_calls_attention_is_left_alone():
 def test_what_names_no_level_is_refused(attention):
     with pytest.raises(ValueError, match=r"names none of .*from the bottom, -1 to -2, or \[\]"):
         UNet(16, 1, base=8, multipliers=(1, 2), attention=attention)
+
+
+def test_an_odd_size_is_refused_where_pixels_are_folded(composed):
+    assert network(composed, "unet_cifar10", 33, "model.base=8").image_size == 33
+    with pytest.raises(InstantiationException, match=r"image_size=33 is not divisible by model.patch=2"):
+        network(composed, "unet_tiny", 33)
+
+
+def test_levels_added_on_top_leave_attention_where_it_was(composed):
+    words = ["model.base=8", "model.multipliers=[1,1,2,2,2,2]"]
+    net = network(composed, "unet_cifar10", 256, *words)
+    where = [any(isinstance(module, Attention) for module in level.modules()) for level in net.down]
+    assert where == [False, False, False, True, False, False]  # of 256, 128, 64, 32, 16, 8

@@ -12,7 +12,8 @@ from skipstone.network.unet import attention_levels
 
 FORMAT = 1
 
-# Trainer settings that leave the weights alone. What is not listed here counts as changing them.
+# Trainer settings that leave the weights alone. What is not listed here counts as changing them. The threads are kept
+# beside what is hashed, because sampling wants as many.
 _WEIGHTLESS = (
     "accelerator", "devices", "num_nodes", "strategy", "compile", "kernels", "val_check_interval", "threads",
     "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
@@ -30,7 +31,7 @@ _ATTENTION_BY_SIZE = [7, 8], [16, 14]
 def weights_config(
     config: dict[str, Any], name: str, fingerprint: str, flip: bool, source: str | None = None
 ) -> dict[str, Any]:
-    """Everything that changes the weights, as plain containers.
+    """Everything that changes the weights, as plain containers; and the CPU threads of the training, which do not.
 
     config:       composed and resolved, with the groups model, noise, training and trainer, and the seed
     name:         of the data set
@@ -46,6 +47,7 @@ def weights_config(
         "training": _without_neutral(config["training"]),
         "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
         "seed": config["seed"],
+        "threads": config["trainer"].get("threads"),
     }
     return weights if source is None else weights | {"source": source}
 
@@ -68,5 +70,5 @@ def _attention_by_size(model: dict[str, Any]) -> dict[str, Any]:
 
 def model_key(weights: dict[str, Any]) -> str:
     """The name of the model's folder: its data set, for people, and a hash of what `weights_config` gathered."""
-    text = json.dumps(weights, sort_keys=True)
+    text = json.dumps({k: v for k, v in weights.items() if k not in _WEIGHTLESS}, sort_keys=True)
     return f"{weights['dataset']['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
