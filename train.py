@@ -3,10 +3,6 @@
 python train.py schedule=exp eta=0.0
 """
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of torch would slow other busy processes down
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode

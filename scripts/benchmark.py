@@ -14,10 +14,7 @@ over that of the first row. Medians over rounds in which all contenders take tur
 """
 
 import argparse
-import os
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from skipstone.commands.cli import main
 

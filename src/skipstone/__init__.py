@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipstone import engine, noise, schedules, solvers
+    from skipstone.network.placement import fast
     from skipstone.network.unet import UNet, VelocityUNet
     from skipstone.process import EDM, ForwardProcess
     from skipstone.solvers import prove
     from skipstone.store.models import load
 
-__all__ = ["EDM", "ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "prove", "schedules", "solvers"]
+__all__ = [
+    "EDM", "ForwardProcess", "UNet", "VelocityUNet", "engine", "fast", "load", "noise", "prove", "schedules", "solvers",
+]  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -19,6 +22,7 @@ _HOMES = {
     "ForwardProcess": "process",
     "UNet": "network.unet",
     "VelocityUNet": "network.unet",
+    "fast": "network.placement",
     "load": "store.models",
     "prove": "solvers",
 }

@@ -1,4 +1,4 @@
-"""Bad inputs as data: test_bad_inputs.py runs every case, and docs/bad-input.md lists what each gets."""
+"""Bad inputs as data: test_bad_inputs.py runs every case, and bad-input.md lists what each gets."""
 
 import pickle
 from dataclasses import dataclass, field
@@ -162,6 +162,8 @@ VALUES = [
     Case("two channels", "train.py dataset.channels=2", r"dataset.channels=2 must be 1 \(grey\) or 3 \(colour\)"),
     Case("attention where no level is", "train.py model.attention=[5]",
          r"model.attention=\[5\] names none of the levels' sizes \[14, 7, 3\]"),
+    Case("attention at a level too many", "train.py model.attention=[-4]",
+         r"model.attention=\[-4\] names none of .* from the bottom, -1 to -3"),
     Case("all images held out", "train.py dataset.held_out=5000", r"dataset.held_out=5000 must lie in 1"),
     Case("a name that leaves its folder", "train.py dataset.name=../evil", r"dataset.name='../evil' is not allowed"),
     Case("a number for a list", "train.py evaluation.taus=5", r"evaluation.taus=5 is not allowed: it is a list"),

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from rooms import Room, nothing
 from shell import ENVIRONMENT, ROOT, python
 
-TABLE = ROOT / "docs" / "bad-input.md"
+TABLE = ROOT / "tests" / "commands" / "bad-input.md"
 ERROR = re.compile(r"(?:error|\w+\.py: error|ValueError|FileNotFoundError): (.*)")  # the last two from Python
 # What a run says of itself before it fails
 LOG = r"outputs/(runs/[^/]+/[^/]+|sweeps/[^/]+/[^/]+(/\d+)?)/(\.hydra/\w+\.yaml|train\.log|error\.txt|multirun\.yaml)"
@@ -210,15 +210,13 @@ def write_table(lines: dict[str, str]) -> None:
     text = f"""# What bad input gets
 
 {len(CASES)} bad inputs, and what the command says of each on stderr. Nothing that was there is harmed:
-`tests/commands/test_bad_inputs.py` runs every command in a folder with a small model store and compares all files
-before and after; beside its log, a run leaves at most a training that its command would go on with, and the caches of
-metrics.
+`test_bad_inputs.py` runs every command in a folder with a small model store and compares all files before and after;
+beside its log, a run leaves at most a training that its command would go on with, and the caches of metrics.
 
-The cases are in `tests/commands/bad_inputs.py`. `python -m pytest tests/commands/test_bad_inputs.py -m attack` starts
-each command from the
-shell and writes this table. Seconds are the processor's for the whole command, nearly what a user waits on a quiet
-machine; where they are 5 and more, it is Lightning that refuses, once it is imported, or all the work is done. What is
-met in the middle of the work, as a disk that fills up is, is late.
+The cases are in `bad_inputs.py`. `python -m pytest tests/commands/test_bad_inputs.py -m attack` starts each command
+from the shell and writes this table. Seconds are the processor's for the whole command, nearly what a user waits on a
+quiet machine; where they are 5 and more, it is Lightning that refuses, once it is imported, or all the work is done.
+What is met in the middle of the work, as a disk that fills up is, is late.
 
 `train.py` stands for `{TRAIN}`, whose model is `<key>`; `<other>` is one with a
 wider network, and `outputs/sweeps/past` the sweep that trained both. `skipstone.load` raises ValueError or

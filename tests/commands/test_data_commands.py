@@ -106,3 +106,15 @@ def test_a_damaged_download_is_one_sentence(tmp_path):
     sentence = done.stderr.splitlines()[-1]
     assert re.match(r"error: dataset\.root=.* holds MNIST, but damaged or downloaded in part", sentence)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("size", [48, 100])
+def test_a_folder_trains_at_sizes_of_every_day(tmp_path, size):
+    for i in range(40):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.effect_noise((160, 120), 40 + i).save(tmp_path / "photos" / f"{i}.png")
+    done, (line,) = train(tmp_path, f"dataset.image_size={size}", "metrics=none")
+    assert done.returncode == 0, done.stderr
+    assert line.startswith("40 images read")
+    (grid,) = (tmp_path / "out").glob("runs/*/*/samples/*tau4-eta0.0.png")
+    assert min(Image.open(grid).size) > size

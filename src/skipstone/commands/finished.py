@@ -66,13 +66,14 @@ class OpenedModel:
 def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
     """The model that `run` names by its key or its folder, and the settings with its own β, and with the tau of nfe.
 
-    It is placed as device, precision, compile, kernels and threads ask. Raises FileNotFoundError, naming the keys that
-    there are, if there is no such model.
+    It is placed as device, precision, compile, kernels and threads ask; threads take effect here, by default as many
+    as it was trained with. Raises FileNotFoundError, naming the keys that there are, if there is no such model.
     """
     folder = _folder_of(config)
     compiling.keep_under(config.paths.outputs)
-    trainer = _trainer_of(config)
+    trainer = placement.alone(config.device, config.precision, config.compile, config.kernels)
     net, process = models.load(folder)
+    placement.use_threads(config.threads or net.threads)
     config = OmegaConf.merge(config, {"noise": models.read_config(folder)["noise"]})
     choose_taus(config, process)
     shape = (net.channels, net.image_size, net.image_size)
@@ -89,17 +90,6 @@ def _folder_of(config: DictConfig) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
-
-
-def _trainer_of(config: DictConfig) -> dict[str, Any]:
-    """The settings under which a command evaluates the network, resolved; threads take effect here."""
-    if config.device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={config.device} is unknown: choose auto, cpu or cuda.")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda asks for CUDA, and there is none here: use device=cpu or device=auto.")
-    placement.use_threads(config.threads)
-    one = {"accelerator": config.device, "devices": 1, "strategy": "auto"}
-    return placement.resolve({**one, **{name: config[name] for name in ("precision", "compile", "kernels")}})
 
 
 def require_training_data(model: OpenedModel, images: "ImageSet") -> None:

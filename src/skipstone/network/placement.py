@@ -1,5 +1,6 @@
 """What `trainer=auto` means on this machine, decided once and before anything is keyed or built."""
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from skipstone import kernels
 from skipstone.network import compiling
 from skipstone.network.unet import UNet
+
+log = logging.getLogger(__name__)
 
 _THREADS = torch.get_num_threads()
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -68,6 +71,21 @@ def resolve(trainer: dict[str, Any]) -> dict[str, Any]:
         # Devices other than the first run nothing but the training, which is what Lightning's spawning strategy does.
         concrete["strategy"] = "ddp_spawn"
     return {**trainer, **concrete}
+
+
+def alone(
+    device: str = "auto", precision: str = "auto", compile: bool | str = "auto", kernels: bool | str = "auto"
+) -> dict[str, Any]:
+    """The resolved settings under which a finished network is sampled on one device.
+
+    Raises ValueError for a device, a precision or kernels that are unknown or not here.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={device} is unknown: choose auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda asks for CUDA, and there is none here: use device=cpu or device=auto.")
+    one = {"accelerator": device, "devices": 1, "strategy": "auto"}
+    return resolve({**one, "precision": precision, "compile": compile, "kernels": kernels})
 
 
 def _devices(devices: Any, there: int | None) -> int | list[int]:
@@ -130,6 +148,44 @@ def place(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
         net.compile()
     mixed = _MIXED.get(trainer["precision"])
     return net if mixed is None else _Mixed(net, mixed)
+
+
+def fast(
+    model: nn.Module,
+    num_steps: int | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool | str = "auto",
+    kernels: bool | str = "auto",
+    threads: int | None = None,
+) -> nn.Module:
+    """The network where and how the commands sample it: eps = fast(model)(x, t).
+
+    With CUDA that is bf16-mixed and, on a GPU of Hopper or later, our kernels in a copy of the network, else compiled.
+    Without CUDA the network is returned itself, eager and in float32. What it became is logged at level INFO.
+
+    model:      in eval mode, as skipstone.load gives it; moved, and compiled in place
+    num_steps:  T of its process; None: what load found, or 1000 for a network that is not from there
+    device:     auto, cpu or cuda
+    precision:  auto, 32-true, bf16-mixed or 16-mixed
+    compile:    auto (with CUDA), True or False
+    kernels:    auto, True or False; True wants a GPU of Hopper or later
+    threads:    of torch on the CPU, for this whole process and never more than it has; None: what the model was
+                trained with, if that is known
+
+    The result takes x: float32 [N, C, H, W] on that device, and t: int64 or float64 [N], and gives eps: float32.
+    Raises ValueError for settings that are unknown or not here, and for what is no torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"fast takes a torch.nn.Module, not {type(model).__name__}: the first of what load returns.")
+    trainer = alone(device, precision, compile, kernels)
+    threads = threads or getattr(model, "threads", None)
+    if threads is not None and trainer["accelerator"] == "cpu":
+        torch.set_num_threads(min(threads, torch.get_num_threads()))
+    form = "our kernels" if has_kernels(model, trainer) else "compiled" if trainer["compile"] else "eager"
+    log.info("the network is sampled with %s in %s, %s", trainer["accelerator"], trainer["precision"], form)
+    return place(model, trainer, num_steps or getattr(model, "num_steps", 1000))
 
 
 class _Mixed(nn.Module):

@@ -9,7 +9,7 @@ fraction of the cost, for processors.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -113,11 +113,16 @@ class Level(nn.Module):
 class UNet(nn.Module):
     """eps = UNet(x, t). x: float [N, channels, image_size, image_size] in the [−1, 1] scale; t: int64 [N].
 
-    base: channels of the first level.  multipliers: channels of each level over base; each level halves the size.
-    blocks: residual blocks a level (one more on the way up).  attention: sizes, after patching, that get
-    attention, where a level has them; the middle always has it.  dropout: inside residual blocks.  patch: pixels folded
-    into channels, a side.
-    Raises ValueError for a size that cannot be patched or halved that often, or channels that cannot be normalised.
+    base:         channels of the first level
+    multipliers:  channels of each level over base; each level halves the size, and an odd one is rounded down
+    blocks:       residual blocks per level (one more on the way up)
+    attention:    levels that have it, from the bottom: -1 is the last and smallest, -2 the one before; or, as positive
+                  numbers, sizes after patching, of which levels have those that are theirs. The middle always has it.
+    dropout:      inside residual blocks
+    patch:        pixels per side that are folded into channels
+
+    Raises ValueError for a size that cannot be patched or halved that often, for channels that cannot be normalised,
+    and for levels that are not there.
     """
 
     def __init__(
@@ -127,7 +132,7 @@ class UNet(nn.Module):
         base: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks: int = 2,
-        attention: Sequence[int] = (16,),
+        attention: Sequence[int] = (-3,),
         dropout: float = 0.0,
         patch: int = 1,
     ) -> None:
@@ -139,17 +144,13 @@ class UNet(nn.Module):
             raise ValueError(f"model.multipliers={list(multipliers)} is not allowed: integers of at least 1.")
         if not 0 <= dropout < 1:
             raise ValueError(f"model.dropout={dropout} must lie in [0, 1).")
-        if attention and not set(attention) & set(sizes):
-            raise ValueError(
-                f"model.attention={list(attention)} names none of the levels' sizes {sizes}: name some of them, or [] "
-                "for attention in the middle alone."
-            )
+        attends = _attends(attention, sizes)
         self.image_size, self.channels, self.base, self.patch = image_size, channels, base, patch
         embedding = 4 * base
         widths = [base * m for m in multipliers]
 
-        def level(pairs: list[tuple[int, int]], size: int) -> Level:
-            attentions = [Attention(c_out) for _, c_out in pairs] if size in attention else []
+        def level(pairs: list[tuple[int, int]], i: int) -> Level:
+            attentions = [Attention(c_out) for _, c_out in pairs] if i in attends else []
             return Level([ResBlock(c_in, c_out, embedding, dropout) for c_in, c_out in pairs], attentions)
 
         self.time = nn.Sequential(nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
@@ -157,8 +158,8 @@ class UNet(nn.Module):
 
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         skips, width = [base], base
-        for i, (out, size) in enumerate(zip(widths, sizes, strict=True)):
-            self.down.append(level([(width if j == 0 else out, out) for j in range(blocks)], size))
+        for i, out in enumerate(widths):
+            self.down.append(level([(width if j == 0 else out, out) for j in range(blocks)], i))
             skips += [out] * blocks
             width = out
             if i + 1 < len(widths):
@@ -170,13 +171,13 @@ class UNet(nn.Module):
         self.middle2 = ResBlock(width, width, embedding, dropout)
 
         self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
-        for i, (out, size) in enumerate(zip(widths[::-1], sizes[::-1], strict=True)):
+        for i, out in reversed(list(enumerate(widths))):
             pairs = []
             for _ in range(blocks + 1):
                 pairs.append((width + skips.pop(), out))
                 width = out
-            self.up.append(level(pairs, size))
-            if i + 1 < len(widths):
+            self.up.append(level(pairs, i))
+            if i > 0:
                 self.upsamples.append(Upsample(out))
 
         self.norm_out = _group_norm(width)
@@ -230,6 +231,24 @@ class VelocityUNet(UNet):
         else:
             signal, noise = self.signal[t], self.noise[t]
         return noise.view(-1, 1, 1, 1) * x + signal.view(-1, 1, 1, 1) * output
+
+
+def attention_levels(attention: Iterable[int], sizes: Sequence[int]) -> set[int]:
+    """Which levels of these sizes have attention, counted from 0, the largest. attention: as for UNet."""
+    named = set(attention)
+    return {i for i, size in enumerate(sizes) if size in named or i - len(sizes) in named}
+
+
+def _attends(attention: Sequence[int], sizes: list[int]) -> set[int]:
+    """`attention_levels`; ValueError for what names no level."""
+    levels = attention_levels(attention, sizes)
+    wrong = [named for named in attention if type(named) is not int or named == 0 or named < -len(sizes)]
+    if wrong or (attention and not levels):
+        raise ValueError(
+            f"model.attention={list(attention)} names none of the levels' sizes {sizes}: name some of them, or levels "
+            f"from the bottom, -1 to -{len(sizes)}, or [] for attention in the middle alone."
+        )
+    return levels
 
 
 def _level_sizes(image_size: int, patch: int, levels: int) -> list[int]:

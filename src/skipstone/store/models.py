@@ -136,10 +136,11 @@ class ModelStore:
             try:
                 other = files.read_yaml(path)
                 fingerprint = other["dataset"]["fingerprint"]
+                images_now = {**other["dataset"], "fingerprint": weights["dataset"]["fingerprint"]}
+                key = model_key({**other, "dataset": images_now})
             except (OSError, ValueError, LookupError, TypeError):
                 continue  # no model of ours; it is not what was asked for
-            same = {**other, "dataset": {**other["dataset"], "fingerprint": weights["dataset"]["fingerprint"]}}
-            if same == weights and fingerprint != weights["dataset"]["fingerprint"]:
+            if key == model_key(weights) and fingerprint != weights["dataset"]["fingerprint"]:
                 state = "was" if (path.parent / _DONE).is_file() else "is half"
                 log.warning(
                     "the images of dataset %s have changed since %s %s trained on them, so a new model is trained; "
@@ -186,6 +187,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = files.read_yaml(path)
         ours = "name" in config["dataset"] and all(isinstance(config[part], dict) for part in ("model", "noise"))
+        threads = config.get("threads")
+        ours = ours and (threads is None or (type(threads) is int and threads > 0))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error
     if not ours or config.get("format", FORMAT) != FORMAT:
@@ -197,8 +200,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
     """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
 
-    folder: outputs/models/<key>. Raises FileNotFoundError if it is no finished model, ValueError if its files do not
-    belong together or ask for code from outside this package.
+    folder: outputs/models/<key>. The network's num_steps is T, and its threads are those of the CPU that it was trained
+    with, or None; skipstone.fast uses both. Raises FileNotFoundError if it is no finished model, ValueError if its
+    files do not belong together or ask for code from outside this package.
     """
     folder = Path(folder)
     if not (folder / _DONE).is_file():
@@ -214,6 +218,7 @@ def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
             f"{folder / _CONFIG} describes no network of this version ({error}): train the model anew with fresh=true."
         ) from error
     load_weights(net, folder, model_key(config))
+    net.num_steps, net.threads = process.num_steps, config.get("threads")
     return net.to(memory_format=torch.channels_last).eval(), process
 
 

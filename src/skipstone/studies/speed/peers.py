@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skipstone import UNet
 from skipstone.network import placement
+from skipstone.network.unet import attention_levels
 from skipstone.studies.speed import clock
 from skipstone.studies.speed.clock import Contender
 from skipstone.studies.speed.report import installed
@@ -50,7 +51,8 @@ def network(subject: Subject) -> nn.Module:
 
     model = subject.config.model
     sizes = [model.image_size // 2**i for i in range(len(model.multipliers))]
-    attends = [size in model.attention for size in sizes]
+    levels = attention_levels(model.attention, sizes)
+    attends = [i in levels for i in range(len(sizes))]
     torch.manual_seed(0)
     net = UNet2DModel(
         sample_size=model.image_size,
