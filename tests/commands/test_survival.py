@@ -335,17 +335,18 @@ def test_what_is_saved_is_of_before_the_divergence(tmp_path):
 
 def test_a_training_that_another_process_took_over_saves_no_more(tmp_path):
     """Its checkpoints would push out the newer ones of the other."""
-    folder = tmp_path / "some-model"
-    folder.mkdir()
 
     class TakenOver(lightning.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             if trainer.global_step == 3:
-                lock = tmp_path / "some-model.lock"
-                with SoftFileLease(lock, lease_duration=60.0):
-                    ours = lock.read_text()
-                lock.write_text(ours.replace(f"pid={os.getpid()}", "pid=1"))
+                (lock,) = tmp_path.glob("models/*.lock")
+                token = SoftFileLease(lock, lease_duration=60.0).owner.token
+                lock.write_text(lock.read_text().replace(token, "f" * len(token)))
+                (folder,) = tmp_path.glob("models/*/")
+                folder.rename(folder.with_suffix(".ffffffff"))
 
-    with pytest.raises(OSError, match="process 1 has taken over the training"):
-        tiny.train(folder, (TakenOver(),), max_steps=6, checkpoint_every_n_steps=2, val_check_interval=1.0)
+    settings = {"checkpoint_every_n_steps": 2, "val_check_interval": 1.0}
+    with pytest.raises(OSError, match="the training of .* was taken over by another process"):
+        tiny.ensure(tmp_path, 6, callbacks=(TakenOver(),), **settings)
+    (folder,) = tmp_path.glob("models/*/")
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2

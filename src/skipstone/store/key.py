@@ -13,12 +13,16 @@ FORMAT = 1
 # Trainer settings that leave the weights alone. What is not listed here counts as changing them.
 _WEIGHTLESS = (
     "accelerator", "devices", "num_nodes", "strategy", "compile", "kernels", "val_check_interval", "threads",
-    "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
+    "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar", "profiler", "default_root_dir",
+    "detect_anomaly", "limit_val_batches", "check_val_every_n_epoch", "inference_mode", "enable_autolog_hparams",
 )  # fmt: skip
 
 # Settings that came later, each with the value that leaves training as it was. At that value a setting is not
 # hashed, so a model that was trained before the setting existed keeps its key.
-_NEUTRAL = {"weighting": "none", "optimizer": "adamw", "rescale": False}
+_NEUTRAL = {"weighting": "none", "optimizer": "adamw", "rescale": False, "gradient_clip_algorithm": "norm"}
+
+# Neither order nor repetition means anything in a network's list of attention. These were first keyed as they stand.
+_SHIPPED_ATTENTION = [7, 8], [16, 14]
 
 
 def weights_config(
@@ -35,18 +39,46 @@ def weights_config(
     weights = {
         "format": FORMAT,
         "dataset": {"name": name, "fingerprint": fingerprint, "flip": flip},
-        "model": _without_neutral(config["model"]),
-        "noise": _without_neutral(config["noise"]),
-        "training": _without_neutral(config["training"]),
-        "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
-        "seed": config["seed"],
+        **{part: config[part] for part in ("model", "noise", "training", "trainer", "seed")},
     }
-    return weights if source is None else weights | {"source": source}
+    return normal(weights if source is None else weights | {"source": source})
 
 
-def _without_neutral(settings: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in settings.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
-    return {name: _without_neutral(value) if isinstance(value, dict) else value for name, value in kept.items()}
+def normal(weights: dict[str, Any]) -> dict[str, Any]:
+    """The one spelling of all settings that mean the same: what leaves the weights alone is left out."""
+    weights = {name: _plain(value) for name, value in weights.items()}
+    model = weights.get("model", {})
+    if str(model.get("_target_")).startswith("skipstone.") and isinstance(model.get("attention"), list):
+        named = set(model["attention"])
+        shipped = (attention for attention in _SHIPPED_ATTENTION if set(attention) == named)
+        weights["model"] = model | {"attention": next(shipped, sorted(named))}
+    if "trainer" in weights:
+        # None is Lightning's default, which need not be named; the clip always was
+        trainer = {"gradient_clip_val": None} | {k: v for k, v in weights["trainer"].items() if v is not None}
+        trainer["gradient_clip_val"] = trainer["gradient_clip_val"] or None  # 0 does not clip, either
+        if trainer["gradient_clip_val"] is None:
+            trainer.pop("gradient_clip_algorithm", None)
+        weights["trainer"] = {name: value for name, value in trainer.items() if name not in _WEIGHTLESS}
+    return weights
+
+
+def _plain(value: Any) -> Any:
+    """Without what is neutral, and 0.0 for −0.0."""
+    if isinstance(value, dict):
+        kept = {name: child for name, child in value.items() if name not in _NEUTRAL or child != _NEUTRAL[name]}
+        return {name: _plain(child) for name, child in kept.items()}
+    if isinstance(value, list):
+        return [_plain(child) for child in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two descriptions are of the same model. Data are known by their pixels, whatever their name."""
+    return _nameless(one) == _nameless(other)
+
+
+def _nameless(weights: dict[str, Any]) -> dict[str, Any]:
+    return normal(weights) | {"dataset": {k: v for k, v in weights["dataset"].items() if k != "name"}}
 
 
 def model_key(weights: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from skipstone.data import ImageSet
 from skipstone.network import placement
 from skipstone.process import ForwardProcess
-from skipstone.store import models
+from skipstone.store import claims
 from skipstone.training import ranks
 from skipstone.training.batches import ImageData, StepSampler
 from skipstone.training.checkpoints import resume
@@ -65,7 +65,7 @@ def fit(
         compiled=trainer_config["compile"],
         kernels=placement.has_kernels(net, trainer_config),
     )
-    survival = Survival(folder, models.key_of(folder), curve, trainer_config["checkpoint_every_n_steps"])
+    survival = Survival(folder, claims.key_of(folder), curve, trainer_config["checkpoint_every_n_steps"])
     trainer = build_trainer(
         trainer_config,
         logger=[curve] if logger is None else [curve, logger],

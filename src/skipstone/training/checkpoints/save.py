@@ -16,7 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from skipstone.store import files, locks
+from skipstone.store import files
 from skipstone.training import ranks
 from skipstone.training.checkpoints.curve import Curve
 from skipstone.training.checkpoints.divergence import LOOK, LossWatch
@@ -152,21 +152,11 @@ class Survival(Callback):
     def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Save, if there is anything new. Where losses are high just now, the next time will tell; unless it stops."""
         if trainer.global_step > self.saved:
-            self._require_own()
             self._examine(trainer, module)
             if self._losses.high and self.stop is None:
                 return
             trainer.save_checkpoint(self.path)
             self.saved = trainer.global_step
-
-    def _require_own(self) -> None:
-        """Raise OSError if another process has taken the training over, whose checkpoints are newer than ours."""
-        holder = locks.holder(self.path.parent.parent / f"{self.model}.lock")
-        if holder not in (None, os.getpid(), os.getppid()):  # further devices are processes of the one that holds it
-            raise OSError(
-                f"process {holder} has taken over the training in {self.path.parent}, for this one gave no sign of "
-                "life for too long: the same command waits for it."
-            )
 
     def _examine(self, trainer: lightning.Trainer, module: lightning.LightningModule, weights: bool = True) -> None:
         """Raise ValueError if the losses show that it diverged, or if now a weight is not a number."""
