@@ -14,7 +14,9 @@ import errno
 import os
 import re
 import shutil
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DONE = "DONE"  # the file that is written last
@@ -107,15 +109,26 @@ def publish(own: Path, final: Path, before: int | None) -> None:
 def _replace(own: Path, final: Path, before: int | None) -> None:
     if finished_at(final) == before:
         old = final.with_name(f"{final.name}{_OLD}{own.suffix}")
-        final.rename(old)
-        try:
-            if finished_at(old) == before:  # a moment ago another process may have put its own there
-                own.rename(final)
-        finally:
-            with suppress(OSError):  # back again, unless a model stands there
-                old.rename(final)
+        with _no_interrupt():
+            final.rename(old)
+            try:
+                if finished_at(old) == before:  # a moment ago another process may have put its own there
+                    own.rename(final)
+            finally:
+                with suppress(OSError):  # back again, unless a model stands there
+                    old.rename(final)
         _remove(old)
     _remove(own)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Let the signal by which a lock's heartbeat says that it is lost (locks) wait until the model is in its place."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _left(final: Path, suffix: str = "") -> list[Path]:
