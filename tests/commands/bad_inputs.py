@@ -376,7 +376,7 @@ PLACES = [
          r"No space left on device at outputs/models/<key>.fresh.<claim>/last.ckpt: make room", mounted(full=True),
          leaves=BEGUN, late=True),
     Case("a disk that is full at the next checkpoint", "train.py",
-         r"No space left on device at outputs/models/<key>.<claim>/last.ckpt: make room", mounted(full=True, after=halve),
+         r"No space left on device at outputs/models/<key>.<claim>/last.ckpt: make", mounted(full=True, after=halve),
          leaves=BEGUN, renews=r".*/metrics\.csv", late=True),
     Case("a disk that is full at samples", f"{sample} n=500",
          r"No space left on device at \S+samples.npz: make room", mounted(full=True), late=True),

@@ -226,8 +226,8 @@ machine; where they are 5 and more, it is Lightning that refuses, once it is imp
 met in the middle of the work, as a disk that fills up is, is late.
 
 `train.py` stands for `{TRAIN}`, whose model is `<key>`; `<other>` is one with a
-wider network, `<claim>` the process that trains, and `outputs/sweeps/past` the sweep that trained both. `skipstone.load` raises ValueError or
-FileNotFoundError.
+wider network, `<claim>` the process that trains, and `outputs/sweeps/past` the sweep that trained both.
+`skipstone.load` raises ValueError or FileNotFoundError.
 """
     for family, cases in FAMILIES.items():
         text += f"\n## {family}\n\n| bad | command | sentence | seconds | exit code |\n|---|---|---|---|---|\n"

@@ -131,8 +131,8 @@ class Survival(Callback):
         if self._early(trainer):
             kept = f"{self.path} is of step {self.saved}" if self.saved else "there is no checkpoint yet"
             raise ValueError(
-                f"the training ended at step {trainer.global_step} of {self.steps}, so its model is not stored; {kept}: "
-                "leave out the trainer setting that ends it early."
+                f"the training ended at step {trainer.global_step} of {self.steps}, so its model is not stored; "
+                f"{kept}: leave out the trainer setting that ends it early."
             )
 
     def _early(self, trainer: lightning.Trainer) -> bool:
