@@ -156,3 +156,52 @@ def test_a_setting_that_came_later_leaves_the_keys_of_earlier_models():
     for overrides, name in (([], "mnist5k-965aa8ecbf"), (["model=unet_cifar10"], "mnist5k-4e9619406a")):
         config = resolved(overrides)
         assert key(config, images_of(config)) == name
+
+
+SAME_MODEL = {
+    "a clip of nothing": [{"trainer.gradient_clip_val": value} for value in (None, 0, 0.0, -0.0)],
+    "how what does not clip would": [
+        {"trainer.gradient_clip_val": None, "trainer.gradient_clip_algorithm": how} for how in ("norm", "value", None)
+    ],
+    "how a clip is meant": [{}, {"trainer.gradient_clip_algorithm": "norm"}, {"trainer.gradient_clip_algorithm": None}],
+    "attention": [{"model.attention": sizes} for sizes in ([8, 7], [7, 8], [7, 7, 8])],
+    "attention that no file names": [{"model.attention": sizes} for sizes in ([14, 7], [7, 14], [7, 7, 14])],
+    "a zero's sign": [{"model.dropout": zero, "training.weight_decay": zero} for zero in (0.0, -0.0)],
+    "a trainer that looks": [
+        {},
+        {"trainer.profiler": "simple", "trainer.default_root_dir": "elsewhere"},
+        {"trainer.detect_anomaly": True, "trainer.limit_val_batches": 2, "trainer.inference_mode": False},
+        {"trainer.benchmark": None, "trainer.deterministic": None},
+    ],
+}
+OTHER_MODELS = [
+    {"trainer.gradient_clip_val": 0.5},
+    {"trainer.gradient_clip_algorithm": "value"},
+    {"trainer.max_time": "00:00:00:05"},
+    {"trainer.limit_train_batches": 3},
+    {"trainer.overfit_batches": 1},
+    {"trainer.deterministic": True},
+    {"model.attention": [7]},
+    {"model.multipliers": [2, 2, 1]},
+]
+
+
+def key_with(changes):
+    config = resolved([])
+    for leaf, value in changes.items():
+        config = with_leaf(config, leaf, value)
+    return key(config, images_of(config))
+
+
+@pytest.mark.parametrize("spellings", SAME_MODEL.values(), ids=SAME_MODEL)
+def test_settings_that_mean_the_same_have_one_key(spellings):
+    assert len({key_with(changes) for changes in spellings}) == 1
+
+
+def test_settings_that_mean_something_else_have_another():
+    assert len({key_with(changes) for changes in [{}, *OTHER_MODELS]}) == 1 + len(OTHER_MODELS)
+
+
+def test_a_network_of_ones_own_may_mean_something_by_an_order():
+    own = {"model._target_": "own.Net", "model.attention": [8, 7]}
+    assert key_with(own) != key_with(own | {"model.attention": [7, 8]})

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_a_fresh_model_that_was_done_when_its_process_died_takes_its_place(tmp_p
     """At every one of the moments between being done and being in place, whoever wants the model next."""
     store, weights = models.ModelStore(tmp_path), weights_of(CONFIG, images())
     folder = store.ensure(weights, lambda _: build())
-    for moment, fresh in ((0, True), (0, False), (1, False)):  # there are two renames
+    for moment, fresh in ((0, True), (0, False), (1, False), (2, False)):  # the first rename fails, as one stands there
         before, rename, left = (folder / "DONE").stat().st_mtime_ns, Path.rename, [moment]
 
         def dying(path, target, rename=rename, left=left):
@@ -180,3 +181,97 @@ def test_a_config_that_asks_for_foreign_code_is_refused(model, target):
     OmegaConf.save(config, model / "config.yaml")
     with pytest.raises(ValueError, match="does not build"):
         skipstone.load(model)
+
+
+def as_before(config, data):
+    """What was keyed of a configuration before settings that mean the same had one key."""
+    dataset = {"name": data.name, "fingerprint": data.fingerprint, "flip": data.flip}
+    trainer = {name: config["trainer"][name] for name in ("max_steps", "precision", "gradient_clip_val", "profiler")}
+    parts = {part: config[part] for part in ("model", "noise", "training", "seed")}
+    return {"format": 1, "dataset": dataset, "trainer": trainer, **parts}
+
+
+ODD = {
+    **CONFIG,
+    "model": {**MODEL, "attention": [4, 4], "dropout": -0.0},
+    "trainer": {**CONFIG["trainer"], "gradient_clip_val": 0.0, "profiler": "simple"},
+}
+SAME = {
+    **CONFIG,
+    "model": {**MODEL, "dropout": 0.0},
+    "trainer": {**CONFIG["trainer"], "gradient_clip_val": None, "profiler": None},
+}
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "half"])
+def test_a_model_that_an_older_version_keyed_by_odd_settings_is_found(finished, tmp_path, caplog):
+    caplog.set_level("INFO")
+    store, before = models.ModelStore(tmp_path), as_before(ODD, images())
+    now = weights_of(SAME, images())
+    assert model_key(before) != model_key(now) == model_key(weights_of(ODD, images()))
+    if finished:
+        store.ensure(before, lambda _: build())
+    else:
+        with pytest.raises(RuntimeError, match="no luck"):
+            store.ensure(before, die)
+    assert store.as_stored(now) == before
+    assert f"this is the model {model_key(before)}" in caplog.text
+    assert store.ensure(store.as_stored(now), die if finished else lambda _: build()) == store.folder(model_key(before))
+    skipstone.load(store.folder(model_key(before)))
+    other = weights_of({**SAME, "seed": 1}, images())
+    assert store.as_stored(other) == other
+
+
+def test_data_are_known_by_their_pixels_not_by_their_name(tmp_path):
+    store, data = models.ModelStore(tmp_path), images()
+    folder = store.ensure(weights_of(CONFIG, data), lambda _: build())
+    renamed = weights_of(CONFIG, dataclasses.replace(data, name="holiday"))
+    assert model_key(renamed).startswith("holiday-")
+    assert store.ensure(store.as_stored(renamed), die) == folder
+    other = weights_of(CONFIG, images(1))
+    assert store.as_stored(other) == other
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_training_that_an_older_version_was_cut_off_in_goes_on(fresh, tmp_path):
+    """It lies in <key>/ or <key>.fresh/."""
+    store, weights = models.ModelStore(tmp_path), weights_of(CONFIG, images())
+    final = store.folder(model_key(weights))
+    if fresh:
+        store.ensure(weights, lambda _: build())
+    older = final.with_name(f"{final.name}{'.fresh' if fresh else ''}")
+    older.mkdir(parents=True)
+    (older / "last.ckpt").write_text("of an older version")
+
+    def train(folder):
+        assert (folder / "last.ckpt").read_text() == "of an older version"
+        return build()
+
+    assert store.ensure(weights, train, fresh) == final
+    assert [path.name for path in store.root.iterdir()] == [final.name]
+    assert (final / "last.ckpt").exists()
+
+
+def test_what_an_older_version_was_killed_in_replacing_is_finished(tmp_path):
+    store, weights = models.ModelStore(tmp_path), weights_of(CONFIG, images())
+    final = store.ensure(weights, lambda _: build())
+    final.rename(f"{final}.old")
+    assert store.ensure(weights, die) == final
+    assert [path.name for path in store.root.iterdir()] == [final.name]
+
+
+def test_one_that_finishes_where_a_model_stands_already_leaves_that_one(tmp_path):
+    """As it may be where somebody removed the lock."""
+    store, weights = models.ModelStore(tmp_path), weights_of(CONFIG, images())
+    left = []
+
+    def train(folder):
+        (store.root / f"{model_key(weights)}.lock").unlink()
+        left.append(store.ensure(weights, lambda _: build()))
+        left.append((left[0] / "ema.safetensors").read_bytes())
+        folder.mkdir(exist_ok=True)  # the other took it over, and it comes to life again
+        return build()
+
+    assert store.ensure(weights, train) == left[0]
+    assert (left[0] / "ema.safetensors").read_bytes() == left[1]
+    assert [path.name for path in store.root.iterdir()] == [left[0].name]

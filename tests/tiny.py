@@ -9,7 +9,7 @@ from forks import FORKS
 from skipstone import ForwardProcess, UNet, noise
 from skipstone.data import ImageSet
 from skipstone.network import placement
-from skipstone.store import models
+from skipstone.store import claims, models
 from skipstone.training.checkpoints import resume
 from skipstone.training.fit import fit
 from skipstone.training.module import Recipe
@@ -46,7 +46,7 @@ def build():
 def train(folder, callbacks=(), recipe=RECIPE, **trainer):
     settings = placement.resolve(TRAINER | trainer)
     net = build()
-    found = resume.latest(folder, models.key_of(folder), net)
+    found = resume.latest(folder, claims.key_of(folder), net)
     process = ForwardProcess(noise.linear(50))
     return fit(net, process, images(), recipe, settings, 0, folder, callbacks=callbacks, found=found)
 

@@ -87,9 +87,13 @@ def copied(room: Room, into: Path) -> Room:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """A hash of every file below a folder."""
+    """A hash of every file below a folder. A training's folder is renamed by each command that goes on with it."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {unclaimed(str(path.relative_to(folder))): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def unclaimed(text: str) -> str:
+    return re.sub(r"(outputs/models/[\w-]+(\.fresh)?)\.[0-9a-f]{8}(?=/)", r"\1", text)
 
 
 def harm(case: Case, before: dict[str, str], after: dict[str, str]) -> list[str]:
@@ -122,7 +126,7 @@ def tried(case: Case, room: Room, run) -> str:
     if case.command.startswith("skipstone."):
         sentences = sentences[-1:]  # a traceback's last line; the causes stand above
     (sentence,) = sentences
-    says = case.says.replace("<key>", room.key).replace("<other>", room.other)
+    says = case.says.replace("<key>", room.key).replace("<other>", room.other).replace("<claim>", "[0-9a-f]{8}")
     assert re.search(says, sentence), sentence
     assert "Traceback" not in done.stderr or case.command.startswith("skipstone."), done.stderr
     return sentence
@@ -191,6 +195,7 @@ def test_the_real_command_says_so_within_seconds(case, template, tmp_path, limit
     sentence = tried(case, room, run)
     for said, meant in ((f"{room.path}/", ""), (room.key, "<key>"), (room.other, "<other>")):
         sentence = sentence.replace(said, meant)
+    sentence = re.sub(r"(?<=outputs/models/)(<key>(\.fresh)?)\.[0-9a-f]{8}/", r"\1.<claim>/", sentence)
     sentence = re.sub(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d+(-\d+)?", "<date>/<time>", sentence)
     for sign in "<*|":
         sentence = sentence.replace(sign, f"\\{sign}")  # is none of Markdown's
@@ -219,8 +224,8 @@ quiet machine; where they are 5 and more, it is Lightning that refuses, once it 
 What is met in the middle of the work, as a disk that fills up is, is late.
 
 `train.py` stands for `{TRAIN}`, whose model is `<key>`; `<other>` is one with a
-wider network, and `outputs/sweeps/past` the sweep that trained both. `skipstone.load` raises ValueError or
-FileNotFoundError.
+wider network, `<claim>` the process that trains, and `outputs/sweeps/past` the sweep that trained both.
+`skipstone.load` raises ValueError or FileNotFoundError.
 """
     for family, cases in FAMILIES.items():
         text += f"\n## {family}\n\n| bad | command | sentence | seconds | exit code |\n|---|---|---|---|---|\n"

@@ -69,12 +69,20 @@ def test_two_commands_started_together_train_once_and_leave_two_reports(tmp_path
 
 def test_the_time_is_the_present_holders_not_that_of_one_before(tmp_path):
     """Also where it has written nothing yet."""
-    lock, began = tmp_path / "lock", tmp_path / "config.yaml"
-    began.touch()
-    os.utime(began, (0, 0))
-    with locks.held(lock, "the work", began):
-        said = locks._holder(SoftFileLease(lock, lease_duration=locks.LEASE), began)
-    assert f"process {os.getpid()}, since {time.strftime('%Y-%m-%d')}" in said
+    lock = tmp_path / "lock"
+
+    def said():
+        began = lambda claim: next(tmp_path.glob(claim), None)  # noqa: E731
+        return locks._holder(SoftFileLease(lock, lease_duration=locks.LEASE), began)
+
+    with locks.held(lock, "the work") as before:
+        (tmp_path / before).touch()
+        os.utime(tmp_path / before, (0, 0))
+        assert "since 1970" in said()
+    with locks.held(lock, "the work") as claim:
+        assert said().endswith(f"process {os.getpid()}")
+        (tmp_path / claim).touch()
+        assert f"process {os.getpid()}, since {time.strftime('%Y-%m-%d')}" in said()
 
 
 def processor_seconds(process):
@@ -91,7 +99,7 @@ socket.gethostname = lambda: sys.argv[2]
 from skipstone.store import locks
 locks.LEASE = 3.0
 path = Path(sys.argv[1])
-with locks.held(path, "the work", path):
+with locks.held(path, "the work"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -120,7 +128,7 @@ def test_one_on_another_host_counts_as_dead_when_it_gives_no_sign_of_life(holder
 
     signal.signal(signal.SIGALRM, kill_later)
     signal.alarm(7)
-    with locks.held(tmp_path / "lock", "the work", tmp_path / "lock"):
+    with locks.held(tmp_path / "lock", "the work"):
         waited = time.monotonic() - held[0]
     assert 1.0 < waited < 60.0
     assert len([line for line in caplog.messages if "host elsewhere" in line]) >= 2  # said again while it waits
@@ -130,7 +138,7 @@ def test_one_on_another_host_counts_as_dead_when_it_gives_no_sign_of_life(holder
 def test_one_that_was_suspended_for_too_long_stops(holder, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "LEASE", 3.0)
     holder.send_signal(signal.SIGSTOP)
-    with locks.held(tmp_path / "lock", "the work", tmp_path / "lock"):
+    with locks.held(tmp_path / "lock", "the work"):
         holder.send_signal(signal.SIGCONT)
         _, said = holder.communicate(timeout=PATIENCE)
     assert "the work was taken over by another process" in said

@@ -335,17 +335,54 @@ def test_what_is_saved_is_of_before_the_divergence(tmp_path):
 
 def test_a_training_that_another_process_took_over_saves_no_more(tmp_path):
     """Its checkpoints would push out the newer ones of the other."""
-    folder = tmp_path / "some-model"
-    folder.mkdir()
 
     class TakenOver(lightning.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             if trainer.global_step == 3:
-                lock = tmp_path / "some-model.lock"
-                with SoftFileLease(lock, lease_duration=60.0):
-                    ours = lock.read_text()
-                lock.write_text(ours.replace(f"pid={os.getpid()}", "pid=1"))
+                (lock,) = tmp_path.glob("models/*.lock")
+                token = SoftFileLease(lock, lease_duration=60.0).owner.token
+                lock.write_text(lock.read_text().replace(token, "f" * len(token)))
+                (folder,) = tmp_path.glob("models/*/")
+                folder.rename(folder.with_suffix(".ffffffff"))
 
-    with pytest.raises(OSError, match="process 1 has taken over the training"):
-        tiny.train(folder, (TakenOver(),), max_steps=6, checkpoint_every_n_steps=2, val_check_interval=1.0)
+    settings = {"checkpoint_every_n_steps": 2, "val_check_interval": 1.0}
+    with pytest.raises(OSError, match=r"the training of .* was taken over by another process"):
+        tiny.ensure(tmp_path, 6, callbacks=(TakenOver(),), **settings)
+    (folder,) = tmp_path.glob("models/*/")
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+class Early(lightning.Callback):
+    """Ends the training after a step, as Lightning's own max_time does."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step == 3
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_training_that_lightning_ends_early_is_no_model_and_goes_on(accumulated, tmp_path):
+    settings = {"max_steps": 6, "val_check_interval": 1.0, "accumulate_grad_batches": accumulated}
+    with pytest.raises(ValueError, match=r"ended at step 3 of 6, so its model is not stored; \S+last\.ckpt is of step"):
+        tiny.train(tmp_path / "cut", (Early(),), **settings)
+    assert equal(tiny.train(tmp_path / "cut", **settings).state_dict(), tiny.train(tmp_path, **settings).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("told", "step"),
+    [
+        ({"limit_train_batches": 3}, 3),
+        ({"limit_train_batches": 0}, 0),
+        ({"limit_train_batches": 0.5, "devices": 2}, 3),
+        ({"overfit_batches": 1}, 1),
+        ({"max_time": "00:00:00:00"}, 0),
+        ({"fast_dev_run": True}, 1),
+    ],
+    ids=str,
+)
+def test_whatever_lightning_is_told_done_means_the_last_step(told, step, tmp_path):
+    for _ in range(2):  # the same command again: what was saved is there, and is no model either
+        with pytest.raises(ValueError, match=f"ended at step {step} of 6, so its model is not stored"):
+            tiny.ensure(tmp_path, 6, **told)
+    (folder,) = tmp_path.glob("models/*/")
+    assert not (folder / "DONE").exists()
+    assert not (folder / "ema.safetensors").exists()

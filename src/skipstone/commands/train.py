@@ -22,7 +22,7 @@ from skipstone.evaluation.evaluate import evaluate
 from skipstone.evaluation.metrics import Proxies
 from skipstone.network import compiling, placement
 from skipstone.report import tracking
-from skipstone.store import locks, models, source
+from skipstone.store import claims, locks, models, source
 from skipstone.store.key import model_key, weights_config
 from skipstone.training.checkpoints import resume as checkpoints
 
@@ -64,11 +64,11 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     # the network's classes and those that they build on, and the function that made β
     types = [base for module in plan.net.modules() for base in type(module).__mro__]
     own_code = source.fingerprint([*types, get_object(config.noise._target_)])
-    weights = weights_config(plain, images.name, images.fingerprint, images.flip, own_code)
+    store = models.ModelStore(config.paths.outputs)
+    weights = store.as_stored(weights_config(plain, images.name, images.fingerprint, images.flip, own_code))
     key = model_key(weights)
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
-    store = models.ModelStore(config.paths.outputs)
     trained: list[results.Training] = []
     train = partial(_train, config, plain, plan, held_against.proxies, folder, group, trained)
     model_folder = store.ensure(weights, train, config.fresh, renewed)
@@ -104,7 +104,7 @@ def _train(
     trained: takes what there is to say of it.
     """
     trainer, images = plan.trainer, plan.images
-    found = checkpoints.latest(model_folder, models.key_of(model_folder), plan.net)
+    found = checkpoints.latest(model_folder, claims.key_of(model_folder), plan.net)
     sample = partial(
         evaluate,
         cells=plan.watched,
@@ -114,7 +114,7 @@ def _train(
         batch_size=config.evaluation.batch_size,
     )
     placed = partial(placement.sampler, trainer=trainer, num_steps=plan.process.num_steps)
-    logger = open_tracker(config, plain, folder, "train", model_folder.name, group)
+    logger = open_tracker(config, plain, folder, "train", claims.name_of(model_folder), group)
     from skipstone.training.fit import fit  # imports Lightning, which takes as long as all that is checked before
     from skipstone.training.validation import SamplingCallback
 

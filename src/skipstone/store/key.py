@@ -16,16 +16,17 @@ FORMAT = 1
 # beside what is hashed, because sampling wants as many.
 _WEIGHTLESS = (
     "accelerator", "devices", "num_nodes", "strategy", "compile", "kernels", "val_check_interval", "threads",
-    "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar",
+    "log_every_n_steps", "checkpoint_every_n_steps", "enable_progress_bar", "profiler", "default_root_dir",
+    "detect_anomaly", "limit_val_batches", "check_val_every_n_epoch", "inference_mode", "enable_autolog_hparams",
 )  # fmt: skip
 
 # Settings that came later, each with the value that leaves training as it was. At that value a setting is not
 # hashed, so a model that was trained before the setting existed keeps its key.
-_NEUTRAL = {"weighting": "none", "optimizer": "adamw", "rescale": False}
+_NEUTRAL = {"weighting": "none", "optimizer": "adamw", "rescale": False, "gradient_clip_algorithm": "norm"}
 
-# The shipped networks named levels with attention by sizes in pixels before they named them from the bottom. Where one
-# of these lists means the same levels, it is what is hashed, so a model that was trained then keeps its key.
-_ATTENTION_BY_SIZE = [7, 8], [16, 14]
+# Which levels have attention can be spelt by sizes and from the bottom. Where one of these lists of sizes, which the
+# shipped networks had first, means the same levels, it is what is hashed: a model that was trained then keeps its key.
+_SHIPPED_ATTENTION = [7, 8], [16, 14]
 
 
 def weights_config(
@@ -42,30 +43,56 @@ def weights_config(
     weights = {
         "format": FORMAT,
         "dataset": {"name": name, "fingerprint": fingerprint, "flip": flip},
-        "model": _attention_by_size(_without_neutral(config["model"])),
-        "noise": _without_neutral(config["noise"]),
-        "training": _without_neutral(config["training"]),
-        "trainer": {k: v for k, v in config["trainer"].items() if k not in _WEIGHTLESS},
-        "seed": config["seed"],
+        **{part: config[part] for part in ("model", "noise", "training", "trainer", "seed")},
         "threads": config["trainer"].get("threads"),
     }
-    return weights if source is None else weights | {"source": source}
+    return normal(weights if source is None else weights | {"source": source})
 
 
-def _without_neutral(settings: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in settings.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
-    return {name: _without_neutral(value) if isinstance(value, dict) else value for name, value in kept.items()}
+def normal(weights: dict[str, Any]) -> dict[str, Any]:
+    """The one spelling of all settings that mean the same: what leaves the weights alone is left out."""
+    weights = {name: _plain(value) for name, value in weights.items()}
+    if str(weights.get("model", {}).get("_target_")).startswith("skipstone."):
+        weights["model"] = _attention_by_size(weights["model"])
+    if "trainer" in weights:
+        # None is Lightning's default, which need not be named; the clip always was
+        trainer = {"gradient_clip_val": None} | {k: v for k, v in weights["trainer"].items() if v is not None}
+        trainer["gradient_clip_val"] = trainer["gradient_clip_val"] or None  # 0 does not clip, either
+        if trainer["gradient_clip_val"] is None:
+            trainer.pop("gradient_clip_algorithm", None)
+        weights["trainer"] = {name: value for name, value in trainer.items() if name not in _WEIGHTLESS}
+    return weights
+
+
+def _plain(value: Any) -> Any:
+    """Without what is neutral, and 0.0 for −0.0."""
+    if isinstance(value, dict):
+        kept = {name: child for name, child in value.items() if name not in _NEUTRAL or child != _NEUTRAL[name]}
+        return {name: _plain(child) for name, child in kept.items()}
+    if isinstance(value, list):
+        return [_plain(child) for child in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two descriptions are of the same model. Data are known by their pixels, whatever their name."""
+    return _nameless(one) == _nameless(other)
+
+
+def _nameless(weights: dict[str, Any]) -> dict[str, Any]:
+    dataset = {k: v for k, v in weights["dataset"].items() if k != "name"}
+    return {k: v for k, v in normal(weights).items() if k not in _WEIGHTLESS} | {"dataset": dataset}
 
 
 def _attention_by_size(model: dict[str, Any]) -> dict[str, Any]:
-    named, levels = set(model.get("attention", ())), len(model.get("multipliers", ()))
-    ours = model["_target_"] in ("skipstone.UNet", "skipstone.VelocityUNet")
-    if not (ours and named and named <= set(range(-levels, 0))):
+    """The sizes of the levels that have attention, or the shipped list that means them."""
+    attention, levels = model.get("attention"), len(model.get("multipliers", ()))
+    if not attention or not levels:
         return model
     sizes = [model["image_size"] // model.get("patch", 1) // 2**i for i in range(levels)]
-    there = attention_levels(named, sizes)
-    same = (by_size for by_size in _ATTENTION_BY_SIZE if attention_levels(by_size, sizes) == there)
-    return model | {"attention": next(same, model["attention"])}
+    there = attention_levels(attention, sizes)
+    shipped = (each for each in _SHIPPED_ATTENTION if attention_levels(each, sizes) == there)
+    return model | {"attention": next(shipped, [sizes[i] for i in sorted(there, reverse=True)])}
 
 
 def model_key(weights: dict[str, Any]) -> str:

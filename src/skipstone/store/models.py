@@ -2,13 +2,12 @@
 
     <outputs>/models/<key>/   config.yaml  last.ckpt  previous.ckpt  ema.safetensors  metrics.csv  DONE
 
-DONE is written last; a folder without it is a training to be resumed. While <key>.lock lies beside the folder, a
-process trains there and others wait for it.
+DONE is written last. While it is trained the folder has another name (claims). While <key>.lock lies beside it, a
+process trains the model and others wait for it.
 """
 
 import logging
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,19 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from skipstone.process import ForwardProcess, process_of
-from skipstone.store import files, locks
-from skipstone.store.key import FORMAT, model_key
+from skipstone.store import claims, files, locks
+from skipstone.store.key import FORMAT, model_key, normal, same_weights
 
 log = logging.getLogger(__name__)
 
-_WEIGHTS, _CONFIG, _DONE = "ema.safetensors", "config.yaml", "DONE"
+_WEIGHTS, _CONFIG = "ema.safetensors", "config.yaml"
 _MODEL = "model"  # in the metadata of the weights, the model's key
-_FRESH, _OLD = ".fresh", ".old"  # added to a key: a model that is trained anew, one that is being replaced
 
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
     "skipstone.UNet", "skipstone.VelocityUNet",
     "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear", "skipstone.EDM",
 )  # fmt: skip
-
-
-def key_of(folder: Path) -> str:
-    """Of the model that is trained in `folder`, whether for the first time or anew."""
-    return folder.name.removesuffix(_FRESH)
 
 
 class ModelStore:
@@ -53,19 +46,31 @@ class ModelStore:
 
     def finished(self, key: str) -> bool:
         """Whether that model is trained."""
-        return (self.folder(key) / _DONE).is_file()
+        return self.finished_at(key) is not None
 
     def finished_at(self, key: str) -> int | None:
         """When it was, in nanoseconds since the epoch; None if it is not."""
-        try:
-            return (self.folder(key) / _DONE).stat().st_mtime_ns
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return claims.finished_at(self.folder(key))
 
     def keys(self) -> list[str]:
         """Of all finished models."""
-        there = (path.parent for path in self.root.glob(f"*/{_DONE}"))
-        return sorted(folder.name for folder in there if folder.suffix not in (_FRESH, _OLD))
+        there = (path.parent for path in self.root.glob(f"*/{claims.DONE}"))
+        return sorted(folder.name for folder in there if claims.is_final(folder))
+
+    def as_stored(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """`weights`, as `weights_config` gathered them, or the other words in which that model is stored already.
+
+        Its data may have had another name, and older versions keyed settings as they were spelt. A finished model goes
+        before one whose training was cut off.
+        """
+        if self.finished(model_key(weights)):
+            return weights
+        stored = [weights, *(other for _, other in self._configs(weights["dataset"]["fingerprint"]))]
+        same = [other for other in stored if same_weights(other, weights)]
+        found = max(same, key=lambda other: (self.finished(model_key(other)), other is not weights))
+        if model_key(found) != model_key(weights):
+            log.info("this is the model %s, which is there already", model_key(found))
+        return found
 
     def ensure(
         self,
@@ -90,16 +95,20 @@ class ModelStore:
             renew = fresh and not (renewed is not None and renewed.exists())
             return not self.finished(key) or (renew and self.finished_at(key) == before)
 
-        if not wanted() and not self._half_replaced(key):
+        def began(claim: str) -> Path | None:
+            return next(self.root.glob(f"{key}*.{claim}/{_CONFIG}"), None)
+
+        if not wanted() and not claims.unsettled(final):
             return final
-        folder = self.root / f"{key}{_FRESH}" if fresh else final
         self.root.mkdir(parents=True, exist_ok=True)
-        with locks.held(self.root / f"{key}.lock", f"the training of {final}", folder / _CONFIG):
-            self._adopt(key)
+        with locks.held(self.root / f"{key}.lock", f"the training of {final}", began) as claim:
             list(self.root.glob(f"{key}*/*"))  # NFS may remember what was not there until a folder is read again
+            claims.settle(final, claim)
+            standing = self.finished_at(key)
             if wanted():
+                folder = claims.take(final, claim, fresh)
                 self._train(weights, train, folder)
-                self._adopt(key)
+                claims.publish(folder, final, standing)
             if fresh and renewed is not None:
                 renewed.touch()
         return final
@@ -107,45 +116,34 @@ class ModelStore:
     def _train(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], folder: Path) -> None:
         """Train into `folder`, which is finished once DONE is in it."""
         self._say_what_changed(weights)
-        folder.mkdir(exist_ok=True)
         files.remove_temporary(folder)
         with files.replacing(folder / _CONFIG) as path:
             OmegaConf.save(OmegaConf.create(weights), path)
         key = model_key(weights)
         save_weights(train(folder), weights_of(folder), key)
-        files.write(folder / _DONE, f"{key}\n".encode())
+        files.write(folder / claims.DONE, f"{key}\n".encode())
 
-    def _half_replaced(self, key: str) -> bool:
-        """Whether a process was killed, or is just now, between finishing a fresh model and having it in its place."""
-        final, fresh, old = (self.root / f"{key}{suffix}" for suffix in ("", _FRESH, _OLD))
-        return (fresh / _DONE).is_file() or (old.exists() and not final.exists())
-
-    def _adopt(self, key: str) -> None:
-        """Let a finished fresh model take its place, and finish what a killed process began of this."""
-        final, fresh, old = (self.root / f"{key}{suffix}" for suffix in ("", _FRESH, _OLD))
-        if (fresh / _DONE).is_file():
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                final.rename(old)
-            fresh.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+    def _configs(self, holding: str = "") -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The model folders and what was stored in each of what changes the weights, where it holds these letters."""
+        for path in sorted(self.root.glob(f"*/{_CONFIG}")):
+            try:
+                config = files.read_yaml(path) if holding in path.read_text(encoding="utf-8") else None
+                if claims.key_of(path.parent) == model_key(config):
+                    yield path.parent, config
+            except (OSError, ValueError, LookupError, TypeError):
+                continue  # no model of ours; it is not what was asked for
 
     def _say_what_changed(self, weights: dict[str, Any]) -> None:
         """Warn where a model of the same settings was trained on other images under the same name."""
-        for path in sorted(self.root.glob(f"{weights['dataset']['name']}-*/{_CONFIG}")):
-            try:
-                other = files.read_yaml(path)
-                fingerprint = other["dataset"]["fingerprint"]
-                images_now = {**other["dataset"], "fingerprint": weights["dataset"]["fingerprint"]}
-                key = model_key({**other, "dataset": images_now})
-            except (OSError, ValueError, LookupError, TypeError):
-                continue  # no model of ours; it is not what was asked for
-            if key == model_key(weights) and fingerprint != weights["dataset"]["fingerprint"]:
-                state = "was" if (path.parent / _DONE).is_file() else "is half"
+        new = weights["dataset"]["fingerprint"]
+        for folder, other in self._configs():
+            old = other["dataset"].get("fingerprint")
+            if old != new and normal({**other, "dataset": {**other["dataset"], "fingerprint": new}}) == normal(weights):
+                state = "was" if claims.finished_at(folder) else "is half"
                 log.warning(
                     "the images of dataset %s have changed since %s %s trained on them, so a new model is trained; "
                     "the old one stays as it is",
-                    weights["dataset"]["name"], path.parent, state,
+                    weights["dataset"]["name"], folder, state,
                 )  # fmt: skip
 
 
@@ -205,7 +203,7 @@ def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
     files do not belong together or ask for code from outside this package.
     """
     folder = Path(folder)
-    if not (folder / _DONE).is_file():
+    if claims.finished_at(folder) is None:
         raise FileNotFoundError(
             f"{folder} holds no finished model: give a folder outputs/models/<key> with a DONE file."
         )

@@ -16,7 +16,7 @@ from torch import nn
 from skipstone.data import ImageSet
 from skipstone.network import placement
 from skipstone.process import ForwardProcess
-from skipstone.store import models
+from skipstone.store import claims
 from skipstone.training import ranks
 from skipstone.training.batches import ImageData, StepSampler
 from skipstone.training.checkpoints import resume
@@ -65,7 +65,8 @@ def fit(
         compiled=trainer_config["compile"],
         kernels=placement.has_kernels(net, trainer_config),
     )
-    survival = Survival(folder, models.key_of(folder), curve, trainer_config["checkpoint_every_n_steps"])
+    every, steps = trainer_config["checkpoint_every_n_steps"], trainer_config["max_steps"]
+    survival = Survival(folder, claims.key_of(folder), curve, every, steps)
     trainer = build_trainer(
         trainer_config,
         logger=[curve] if logger is None else [curve, logger],
@@ -77,7 +78,7 @@ def fit(
             FirstStep(trainer_config),
         ],
     )
-    batches = trainer_config["max_steps"] * accumulated
+    batches = steps * accumulated
     # refuses a batch that the devices cannot share, before any is started
     StepSampler(len(images.train), recipe.batch_size, batches, seed, ranks=trainer.world_size)
     data = ImageData(images, recipe.batch_size, seed, batches, first=step * accumulated)

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from skipstone.store import files, locks
+from skipstone.store import files
 from skipstone.training import ranks
 from skipstone.training.checkpoints.curve import Curve
 from skipstone.training.checkpoints.divergence import LOOK, LossWatch
@@ -41,7 +41,13 @@ class DurableIO(TorchCheckpointIO):
 class Survival(Callback):
     """Saves last.ckpt every `every` steps, at every validation and when told to stop; refuses to save a bad state.
 
-    folder: the model's.  model: its key.  curve: its metrics.csv.  List it before every other callback.
+    List it before every other callback.
+
+    folder:  where the model is trained
+    model:   its key
+    curve:   its metrics.csv
+    every:   steps between checkpoints
+    steps:   of the whole training; Lightning may be told to end before, but then what there is is no model
 
     A checkpoint is of the moment between two steps: what step k logs is in it, what step k + 1 logs is not. One that
     is due at a step with a validation is saved before that, with a mark that the validation is still to come; so a
@@ -51,8 +57,8 @@ class Survival(Callback):
     back into the queue, or submitit does it (`fit`). The same signal once more does not wait for the step to end.
     """
 
-    def __init__(self, folder: Path, model: str, curve: Curve, every: int) -> None:
-        self.path, self.model, self.curve, self.every = folder / LAST, model, curve, every
+    def __init__(self, folder: Path, model: str, curve: Curve, every: int, steps: int) -> None:
+        self.path, self.model, self.curve, self.every, self.steps = folder / LAST, model, curve, every, steps
         self.saved = 0  # steps in the last checkpoint
         self.stop: signal.Signals | None = None
         self._lossless = False  # whether nothing would be lost by stopping at once
@@ -116,6 +122,21 @@ class Survival(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._examine(trainer, module)
+        taken = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if self._early(trainer) and taken == trainer.global_step * trainer.accumulate_grad_batches:  # no half step
+            self._save(trainer, module)
+
+    def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Raise ValueError unless the last step was reached. Also where no step was to be taken this is called."""
+        if self._early(trainer):
+            kept = f"{self.path} is of step {self.saved}" if self.saved else "there is no checkpoint yet"
+            raise ValueError(
+                f"the training ended at step {trainer.global_step} of {self.steps}, so its model is not stored; "
+                f"{kept}: leave out the trainer setting that ends it early."
+            )
+
+    def _early(self, trainer: lightning.Trainer) -> bool:
+        return trainer.global_step < self.steps
 
     def on_exception(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
@@ -134,11 +155,16 @@ class Survival(Callback):
         checkpoint[MODEL], checkpoint[CURVE] = self.model, list(self.curve.rows)
         # Lightning restores where its loops stand, if what they count is a state that it knows.
         loops = checkpoint["loops"]["fit_loop"]
+        epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        if self._early(trainer):  # Lightning may think that its epoch is at its end, and so the training
+            batches["is_last_batch"] = False
+            for progress in (epoch["current"], epoch["total"]):
+                progress["processed"] = progress["completed"]
         if trainer.validating:  # its validation has begun, and is to be finished
             validation = loops["epoch_loop.val_loop.batch_progress"]["total"]
             validation["ready"] = validation["started"] = validation["processed"] + 1
         else:  # the step that is about to be taken is not begun
-            for progress in loops["epoch_loop.batch_progress"].values():
+            for progress in batches.values():
                 if isinstance(progress, dict):
                     progress["ready"] = progress["completed"]
 
@@ -152,21 +178,11 @@ class Survival(Callback):
     def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Save, if there is anything new. Where losses are high just now, the next time will tell; unless it stops."""
         if trainer.global_step > self.saved:
-            self._require_own()
             self._examine(trainer, module)
             if self._losses.high and self.stop is None:
                 return
             trainer.save_checkpoint(self.path)
             self.saved = trainer.global_step
-
-    def _require_own(self) -> None:
-        """Raise OSError if another process has taken the training over, whose checkpoints are newer than ours."""
-        holder = locks.holder(self.path.parent.parent / f"{self.model}.lock")
-        if holder not in (None, os.getpid(), os.getppid()):  # further devices are processes of the one that holds it
-            raise OSError(
-                f"process {holder} has taken over the training in {self.path.parent}, for this one gave no sign of "
-                "life for too long: the same command waits for it."
-            )
 
     def _examine(self, trainer: lightning.Trainer, module: lightning.LightningModule, weights: bool = True) -> None:
         """Raise ValueError if the losses show that it diverged, or if now a weight is not a number."""
