@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipstone import engine, noise, schedules, solvers
+    from skipstone.exchange import load
+    from skipstone.network.adapt import adapt
     from skipstone.network.unet import UNet, VelocityUNet
     from skipstone.process import ForwardProcess
     from skipstone.solvers import prove
-    from skipstone.store.models import load
 
-__all__ = ["ForwardProcess", "UNet", "VelocityUNet", "engine", "load", "noise", "prove", "schedules", "solvers"]
+__all__ = [
+    "ForwardProcess", "UNet", "VelocityUNet", "adapt", "engine", "load", "noise", "prove", "schedules", "solvers",
+]  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -18,7 +21,8 @@ _HOMES = {
     "ForwardProcess": "process",
     "UNet": "network.unet",
     "VelocityUNet": "network.unet",
-    "load": "store.models",
+    "adapt": "network.adapt",
+    "load": "exchange",
     "prove": "solvers",
 }
 

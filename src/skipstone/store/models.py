@@ -31,8 +31,8 @@ _FRESH, _OLD = ".fresh", ".old"  # added to a key: a model that is trained anew,
 
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
-    "skipstone.UNet", "skipstone.VelocityUNet",
-    "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear",
+    "skipstone.UNet", "skipstone.VelocityUNet", "skipstone.exchange.Theirs",
+    "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear", "skipstone.noise.given",
 )  # fmt: skip
 
 
@@ -95,14 +95,28 @@ class ModelStore:
         folder = self.root / f"{key}{_FRESH}" if fresh else final
         self.root.mkdir(parents=True, exist_ok=True)
         with locks.held(self.root / f"{key}.lock", f"the training of {final}", folder / _CONFIG):
-            self._adopt(key)
+            self._take_place(key)
             list(self.root.glob(f"{key}*/*"))  # NFS may remember what was not there until a folder is read again
             if wanted():
                 self._train(weights, train, folder)
-                self._adopt(key)
+                self._take_place(key)
             if fresh and renewed is not None:
                 renewed.touch()
         return final
+
+    def adopt(self, config: dict[str, Any], net: nn.Module, source: str) -> Path:
+        """The folder of a model that was trained elsewhere, stored now if it is not there.
+
+        config:  `model` and `noise` as for a trained model, and what else tells it from others
+        net:     has its weights
+        source:  what it was, for the log
+        """
+
+        def store(folder: Path) -> nn.Module:
+            log.info("storing %s as %s", source, folder)
+            return net
+
+        return self.ensure(config, store)
 
     def _train(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], folder: Path) -> None:
         """Train into `folder`, which is finished once DONE is in it."""
@@ -120,7 +134,7 @@ class ModelStore:
         final, fresh, old = (self.root / f"{key}{suffix}" for suffix in ("", _FRESH, _OLD))
         return (fresh / _DONE).is_file() or (old.exists() and not final.exists())
 
-    def _adopt(self, key: str) -> None:
+    def _take_place(self, key: str) -> None:
         """Let a finished fresh model take its place, and finish what a killed process began of this."""
         final, fresh, old = (self.root / f"{key}{suffix}" for suffix in ("", _FRESH, _OLD))
         if (fresh / _DONE).is_file():
@@ -177,8 +191,10 @@ def load_weights(net: nn.Module, folder: Path, key: str) -> None:
         )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """What `weights_config` said of the model in `folder`, as plain containers.
+def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
+    """What `weights_config` gave for the model in `folder`, as plain containers.
+
+    foreign: its network may be of any class, because nobody builds it from there.
 
     Raises ValueError if that cannot be read, is of another version, or asks for more than numbers and what we build.
     """
@@ -190,24 +206,27 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error
     if not ours or config.get("format", FORMAT) != FORMAT:
         raise ValueError(f"{path} is of another version: train the model anew with fresh=true.")
-    _require_plain(config, path)
+    _require_plain({k: v for k, v in config.items() if k != "model"} if foreign else config, path)
     return config
 
 
-def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
+def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, ForwardProcess]:
     """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
 
-    folder: outputs/models/<key>. Raises FileNotFoundError if it is no finished model, ValueError if its files do not
-    belong together or ask for code from outside this package.
+    folder:   outputs/models/<key>
+    network:  takes the weights, instead of the network that the model's config.yaml names
+
+    Raises FileNotFoundError if it is no finished model, ValueError if its files do not belong together or ask for code
+    from outside this package.
     """
     folder = Path(folder)
     if not (folder / _DONE).is_file():
         raise FileNotFoundError(
             f"{folder} holds no finished model: give a folder outputs/models/<key> with a DONE file."
         )
-    config = read_config(folder)
+    config = read_config(folder, network is not None)
     try:
-        net = instantiate(config["model"])
+        net = instantiate(config["model"]) if network is None else network
         process = ForwardProcess(instantiate(config["noise"]))
     except (HydraException, RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -226,8 +245,8 @@ def _require_plain(node: Any, path: Path) -> None:
         target = node.get("_target_")
         if target is not None and target not in _BUILDABLE:
             raise ValueError(
-                f"{path} asks for {target}, which skipstone.load does not build: build the network yourself and load "
-                f"{_WEIGHTS} into it."
+                f"{path} asks for {target}, which skipstone.load does not build: build the network yourself and give "
+                "it as network=."
             )
         for name in node:
             if str(name).startswith("_") and name != "_target_":
