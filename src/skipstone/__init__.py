@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipstone import engine, noise, schedules, solvers
+    from skipstone.exchange import load
+    from skipstone.network.adapt import adapt
     from skipstone.network.placement import fast
     from skipstone.network.unet import UNet, VelocityUNet
     from skipstone.process import EDM, ForwardProcess
     from skipstone.solvers import prove
-    from skipstone.store.models import load
 
 __all__ = [
-    "EDM", "ForwardProcess", "UNet", "VelocityUNet", "engine", "fast", "load", "noise", "prove", "schedules", "solvers",
+    "EDM", "ForwardProcess", "UNet", "VelocityUNet",
+    "adapt", "engine", "fast", "load", "noise", "prove", "schedules", "solvers",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
@@ -22,8 +24,9 @@ _HOMES = {
     "ForwardProcess": "process",
     "UNet": "network.unet",
     "VelocityUNet": "network.unet",
+    "adapt": "network.adapt",
     "fast": "network.placement",
-    "load": "store.models",
+    "load": "exchange",
     "prove": "solvers",
 }
 

@@ -5,6 +5,7 @@ raises ValueError for what it cannot take.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +52,11 @@ def scaled_linear(
     _require_range(beta_1, beta_T)
     roots = torch.linspace(math.sqrt(beta_1), math.sqrt(beta_T), num_steps, dtype=torch.float64)
     return _rescaled(roots**2, rescale)
+
+
+def given(betas: Sequence[float]) -> Tensor:
+    """These β, such as those that came with a network from elsewhere. Returns float64 [T]."""
+    return torch.tensor(list(betas), dtype=torch.float64)
 
 
 def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:

@@ -1,15 +1,18 @@
 """A finished model opened for a command: found, loaded, placed; and the folder for what the command writes."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from skipstone import exchange
 from skipstone.commands.grid import choose_taus
 from skipstone.fitting.gits import KeptCosts
 from skipstone.network import compiling, placement
@@ -19,6 +22,8 @@ from skipstone.store import models
 
 if TYPE_CHECKING:
     from skipstone.data import ImageSet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,19 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
     trainer = placement.alone(config.device, config.precision, config.compile, config.kernels)
     net, process = models.load(folder)
     placement.use_threads(config.threads or net.threads)
-    config = OmegaConf.merge(config, {"noise": models.read_config(folder)["noise"]})
+    stored = models.read_config(folder)
+    config = OmegaConf.merge(config, {"noise": stored["noise"]})
+    _clip_as_its_own(config, stored)
     choose_taus(config, process)
     shape = (net.channels, net.image_size, net.image_size)
     placed = placement.place(net, trainer, process.num_steps)
     return OpenedModel(placed, process, shape, folder, trainer), config
+
+
+def stored_model(config: DictConfig) -> tuple[Path, nn.Module, ForwardProcess]:
+    """The folder, network and process of the model that `run` names, as it is stored: on the CPU, in float32."""
+    folder = _folder_of(config)
+    return folder, *models.load(folder)
 
 
 def _folder_of(config: DictConfig) -> Path:
@@ -86,10 +99,22 @@ def _folder_of(config: DictConfig) -> Path:
     there = store.keys() or ["none; train one with train.py"]
     if OmegaConf.is_missing(config, "run"):
         raise ValueError(f"say which model with run=<key>: there is {', '.join(there)}.")
-    for folder in (Path(config.run), store.folder(config.run)):
+    path = Path(config.run)
+    if path.exists() and not exchange.ours(path):
+        return exchange.adopt(exchange.read(path, config.like), store, str(path))
+    for folder in (path, store.folder(config.run)):
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
+
+
+def _clip_as_its_own(config: DictConfig, stored: dict[str, Any]) -> None:
+    """A model whose own sampler clips is sampled so, unless the words of the command name solver.clip_x0."""
+    own = stored.get("adopted", {}).get("clip_x0", False)
+    named = any(word.lstrip("+").startswith("solver.clip_x0") for word in HydraConfig.get().overrides.task)
+    if own and not named and "solver" in config and "clip_x0" in config.solver:
+        config.solver.clip_x0 = True
+        log.info("x0 is clipped to [-1, 1], as by the model's own sampler; solver.clip_x0=false leaves it")
 
 
 def require_training_data(model: OpenedModel, images: "ImageSet") -> None:
@@ -97,6 +122,9 @@ def require_training_data(model: OpenedModel, images: "ImageSet") -> None:
     require_own_form(model, images)
     trained_on = models.read_config(model.folder)["dataset"]
     fingerprint = trained_on.get("fingerprint")
+    if fingerprint is None:
+        log.warning("the model was trained elsewhere: that these are images like its own is taken on trust")
+        return
     if images.fingerprint != fingerprint:
         raise ValueError(
             f"the model was trained on {trained_on['name']} (fingerprint {fingerprint}), and dataset="

@@ -29,8 +29,8 @@ _MODEL = "model"  # in the metadata of the weights, the model's key
 
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
-    "skipstone.UNet", "skipstone.VelocityUNet",
-    "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear", "skipstone.EDM",
+    "skipstone.UNet", "skipstone.VelocityUNet", "skipstone.exchange.Theirs", "skipstone.EDM",
+    "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear", "skipstone.noise.given",
 )  # fmt: skip
 
 
@@ -113,6 +113,20 @@ class ModelStore:
                 renewed.touch()
         return final
 
+    def adopt(self, config: dict[str, Any], net: nn.Module, source: str) -> Path:
+        """The folder of a model that was trained elsewhere, stored now if it is not there.
+
+        config:  `model` and `noise` as for a trained model, and what else tells it from others
+        net:     has its weights
+        source:  what it was, for the log
+        """
+
+        def store(folder: Path) -> nn.Module:
+            log.info("storing %s as %s", source, folder)
+            return net
+
+        return self.ensure(config, store)
+
     def _train(self, weights: dict[str, Any], train: Callable[[Path], nn.Module], folder: Path) -> None:
         """Train into `folder`, which is finished once DONE is in it."""
         self._say_what_changed(weights)
@@ -176,8 +190,10 @@ def load_weights(net: nn.Module, folder: Path, key: str) -> None:
         )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """What `weights_config` said of the model in `folder`, as plain containers.
+def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
+    """What `weights_config` gave for the model in `folder`, as plain containers.
+
+    foreign: its network may be of any class, because nobody builds it from there.
 
     Raises ValueError if that cannot be read, is of another version, or asks for more than numbers and what we build.
     """
@@ -191,25 +207,28 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error
     if not ours or config.get("format", FORMAT) != FORMAT:
         raise ValueError(f"{path} is of another version: train the model anew with fresh=true.")
-    _require_plain(config, path)
+    _require_plain({k: v for k, v in config.items() if k != "model"} if foreign else config, path)
     return config
 
 
-def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
+def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, ForwardProcess]:
     """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
 
-    folder: outputs/models/<key>. The network's num_steps is T, and its threads are those of the CPU that it was trained
-    with, or None; skipstone.fast uses both. Raises FileNotFoundError if it is no finished model, ValueError if its
-    files do not belong together or ask for code from outside this package.
+    folder:   outputs/models/<key>
+    network:  takes the weights, in place of the network that the model's config.yaml names
+
+    The network's num_steps is T, and its threads are those of the CPU that it was trained with, or None; skipstone.fast
+    uses both. Raises FileNotFoundError if it is no finished model, ValueError if its files do not belong together or
+    ask for code from outside this package.
     """
     folder = Path(folder)
     if claims.finished_at(folder) is None:
         raise FileNotFoundError(
             f"{folder} holds no finished model: give a folder outputs/models/<key> with a DONE file."
         )
-    config = read_config(folder)
+    config = read_config(folder, network is not None)
     try:
-        net = instantiate(config["model"])
+        net = instantiate(config["model"]) if network is None else network
         process = process_of(instantiate(config["noise"]))
     except (HydraException, RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -229,8 +248,8 @@ def _require_plain(node: Any, path: Path) -> None:
         target = node.get("_target_")
         if target is not None and target not in _BUILDABLE:
             raise ValueError(
-                f"{path} asks for {target}, which skipstone.load does not build: build the network yourself and load "
-                f"{_WEIGHTS} into it."
+                f"{path} asks for {target}, which skipstone.load does not build: build the network yourself and give "
+                "it as network=."
             )
         for name in node:
             if str(name).startswith("_") and name != "_target_":
