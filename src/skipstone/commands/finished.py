@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone.commands.grid import choose_taus
+from skipstone.evaluation import results
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.store import models
@@ -54,7 +55,7 @@ class OpenedModel:
 
 
 def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
-    """The model that `run` names by its key or its folder, and the settings with its own β, and with the tau of nfe.
+    """The model that `run` names (store.models.ModelStore.find), and the settings with its own β and the tau of nfe.
 
     It is placed as device, precision, compile, kernels and threads ask. Raises FileNotFoundError, naming the keys that
     there are, if there is no such model.
@@ -72,13 +73,9 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
 
 def _folder_of(config: DictConfig) -> Path:
     store = models.ModelStore(config.paths.outputs)
-    there = store.keys() or ["none; train one with train.py"]
     if OmegaConf.is_missing(config, "run"):
-        raise ValueError(f"say which model with run=<key>: there is {', '.join(there)}.")
-    for folder in (Path(config.run), store.folder(config.run)):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
+        raise ValueError(f"say which model with run=<key>: there is {store.listed()}.")
+    return store.find(config.run, results.model)
 
 
 def _trainer_of(config: DictConfig) -> dict[str, Any]:
