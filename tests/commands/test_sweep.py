@@ -105,6 +105,13 @@ def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     assert "logger=none" not in command(folder).task
 
 
+def test_fresh_where_the_results_are_already_says_why_it_trains_nothing(done, folder):
+    words = ["tau=3,5,99", "eta=0.0,1.0", "fresh=true", f"hydra.sweep.dir={folder}", "-m"]
+    rerun = run(f"paths.outputs={done[1]}", *words)
+    assert _TRAINING not in rerun.stdout
+    assert " ".join(rerun.stdout.split()).count("so fresh=true trains nothing: for a new training leave out") == 4
+
+
 def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
     """Copied from another job; or there since before the command was edited."""
     foreign = (folder / "2" / "results.safetensors").read_bytes()
