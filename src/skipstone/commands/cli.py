@@ -114,7 +114,7 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
     if text.startswith("Ambiguous value"):
         said = text.split("'")[1]
         return f"{said} has several values: add -m for a sweep over them, or write a list as 'key=[1,2]'."
-    inner = re.search(r"full_key: (\S+)", str(error.__cause__))
+    inside = re.search(r"full_key: (\S+)", str(error.__cause__))  # of a group in braces, the key that is wrong
     twice = text.startswith("Multiple values for") or "more than once" in text
     for override in (word for word in sys.argv[1:] if "=" in word):
         key = override.split("=", 1)[0].lstrip("+~")
@@ -123,9 +123,10 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
         if f"'{key}'" in text and not override.startswith("+"):
             if key.startswith("hydra.launcher."):
                 return f"{override} is a setting of a launcher that is not chosen: add hydra/launcher=joblib, or slurm."
-            if (CONF / key).is_dir() and not inner:
+            if (CONF / key).is_dir() and not inside:
                 return f"{override} is not allowed: this command has no group {key}; `--cfg job` shows every key."
-            return unknown(inner[1] if inner else key, override, _known_keys())
+            wrong = inside[1] if inside and inside[1].startswith(f"{key}.") else key
+            return unknown(wrong, override, _known_keys())
     return text
 
 
