@@ -14,9 +14,9 @@ over that of the first row. Medians over rounds in which all contenders take tur
 """
 
 import argparse
-from pathlib import Path
 
 from skipstone.commands.cli import main
+from skipstone.commands.words import home_path
 
 WHAT = ("training", "sampling", "grid", "history", "startup", "checkpoint", "sweep", "table")
 
@@ -30,10 +30,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, default=50, help="of a sample, of each loop a round, or bare calls a round"
     )
-    parser.add_argument("--json", type=Path, help="also write everything there, single rounds included")
+    parser.add_argument("--json", type=home_path, help="also write everything there, single rounds included")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds; what does not fit is left out")
     parser.add_argument("--profile", action="store_true", help="of sampling and training: where the time goes")
-    parser.add_argument("--into", type=Path, help="of table: a page with the lines <!-- NAME --> and <!-- /NAME -->")
+    parser.add_argument("--into", type=home_path, help="of table: a page with lines <!-- NAME --> and <!-- /NAME -->")
     parser.add_argument("--minutes", type=float, default=0.0, help="of sustained training")
     parser.add_argument(
         "--peer",

@@ -4,16 +4,16 @@ train.py -m writes it by itself at its end, also after a failure; this does it a
 """
 
 import argparse
-from pathlib import Path
 
 from skipstone.commands.cli import main
 from skipstone.commands.sweeps.folder import command
+from skipstone.commands.words import home_path
 
 
 def job() -> None:
     """Writes evaluation.csv, curves.png, contact.png and report.html into the sweep's folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, help="the sweep's folder")
+    parser.add_argument("sweep", type=home_path, help="the sweep's folder")
     folder = parser.parse_args().sweep
     command(folder)  # refuses what is no sweep, before more is imported
     from skipstone.commands.sweeps import report

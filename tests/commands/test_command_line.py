@@ -168,6 +168,7 @@ def test_help_and_cfg_do_without_torch(flags):
         ("~/photos", f"{os.path.expanduser('~')}/photos"),
         ("a folder/größe=3", "a folder/größe=3"),
         ("'quoted, it is'", "quoted, it is"),
+        ("photos (1), it's [2024] {x} cost $5", "photos (1), it's [2024] {x} cost $5"),
     ],
 )
 def test_a_path_is_read_as_it_is_typed(given, read):

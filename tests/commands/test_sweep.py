@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from shell import ENVIRONMENT, ROOT, python, run, summary_of
 
 import train
-from skipstone.commands import settings
+from skipstone.commands import schema
 from skipstone.commands.cli import main
 from skipstone.commands.sweeps import report
-from skipstone.commands.sweeps.folder import _quoted, again, command, typed
+from skipstone.commands.sweeps.folder import again, command, typed
+from skipstone.commands.words import quoted
 from skipstone.evaluation import results as archive
 from skipstone.report.rows import families
 
@@ -140,6 +141,13 @@ def test_resume_runs_the_jobs_without_a_result_and_no_other(done, folder):
     assert "logger=none" not in command(folder).task
 
 
+def test_fresh_where_the_results_are_already_says_why_it_trains_nothing(done, folder):
+    words = ["tau=3,5,99", "eta=0.0,1.0", "fresh=true", f"hydra.sweep.dir={folder}", "-m"]
+    rerun = run(f"paths.outputs={done[1]}", *words)
+    assert _TRAINING not in rerun.stdout
+    assert " ".join(rerun.stdout.split()).count("so fresh=true trains nothing: for a new training leave out") == 4
+
+
 def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
     """Copied from another job; or there since before the command was edited."""
     foreign = (folder / "2" / "results.safetensors").read_bytes()
@@ -156,7 +164,7 @@ def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
 def test_the_whole_command_that_a_report_prints_is_pasted_into_a_shell(done, tmp_path):
     """With a launcher, and a folder whose name means something else to the shell and to Hydra."""
     place = tmp_path / "it's, so = $to {say} [a] sweep"
-    words = ["logger=none", "tau=3,5", "hydra/launcher=basic", f"hydra.sweep.dir={_quoted(str(place))}", "-m"]
+    words = ["logger=none", "tau=3,5", "hydra/launcher=basic", f"hydra.sweep.dir={quoted(str(place))}", "-m"]
     assert run(f"paths.outputs={done[1]}", *words).returncode == 0
     (place / "1" / "results.safetensors").unlink()
     before = (place / "0" / "results.safetensors").stat().st_mtime_ns
@@ -224,7 +232,7 @@ def test_resume_gives_back_the_command_whatever_is_in_it(tmp_path):
     folder = tmp_path / "it's, so = $to {say} [a] sweep"
     task = ["schedule.timesteps=[0,5],[0,9]", "dataset.root='a,b \\'c'", "eta=0.0,1.0"]
     overview(folder, *task, "resume=elsewhere")
-    assert again([f"resume={_quoted(str(folder))}"]) == again([f"resume={folder}"])
+    assert again([f"resume={quoted(str(folder))}"]) == again([f"resume={folder}"])
     words = again(["-m", "logger=none", f"resume={folder}/"])
     assert words[:5] == ["-m", "hydra/launcher=basic", *task]
     more = OverridesParser.create().parse_overrides(words[5:])
@@ -395,9 +403,9 @@ def test_resume_says_which_file_has_words_that_cannot_be_read(word, tmp_path):
 
 
 def test_every_key_that_train_py_has_is_one_of_ours(composed):
-    keys = {key for key in settings.dotted(OmegaConf.to_container(composed())) if "._" not in key}
-    assert keys - settings.known_keys() <= {"dataset", "solver", "logger", "experiment"}  # groups
-    assert "solver.variant" in settings.known_keys()  # of an option that is not chosen
+    keys = {key for key in schema.dotted(OmegaConf.to_container(composed())) if "._" not in key}
+    assert keys - schema.known_keys() <= {"dataset", "solver", "logger", "experiment"}  # groups
+    assert "solver.variant" in schema.known_keys()  # of an option that is not chosen
 
 
 @pytest.mark.parametrize(

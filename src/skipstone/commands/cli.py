@@ -3,7 +3,6 @@
 HYDRA_FULL_ERROR=1 in the environment shows the traceback instead.
 """
 
-import difflib
 import errno
 import io
 import os
@@ -13,8 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -22,12 +19,12 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from safetensors import SafetensorError
 from yaml import YAMLError
 
-from skipstone.commands.settings import CONF, PATHS, dotted
+from skipstone.commands.schema import CONF, keys_of, unknown
+from skipstone.commands.words import MULTIRUN, readable
 
 # Errors of the place that is written to, and what to do about them
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -40,12 +37,6 @@ _ADVICE = {
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
 EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException, YAMLError)
-
-MULTIRUN = ("-m", "--multirun")
-
-# In a path: signs with which a value is a list, a sweep, quoted already or interpolated; and what needs no quotes
-_GRAMMAR = set(",'\"\\[]{}()$")
-_PLAIN = re.compile(r"[A-Za-z0-9_./:+-]*")
 
 # Of Hydra's launchers, those that are installed apart
 _LAUNCHERS = {
@@ -69,7 +60,7 @@ def main(job: Callable[[], None]) -> None:
             stream.reconfigure(errors="replace")  # a terminal that knows few letters must not cost a run its end
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in MULTIRUN)  # Hydra takes -m at an end alone
     try:
-        sys.argv[1:] = [_readable(word) for word in sys.argv[1:]]
+        sys.argv[1:] = readable(sys.argv[1:])
         job()
     except BrokenPipeError:  # of `--help | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,26 +71,11 @@ def main(job: Callable[[], None]) -> None:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # all is saved: a further one would interrupt the interpreter's end
         how = "the same command continues from the last checkpoint, or in a sweep resume=<its folder>"
         print(f"interrupted; {how}", file=sys.stderr)
         sys.exit(130)
-
-
-def _readable(word: str) -> str:
-    """A word of the command line as Hydra's grammar reads it: a path may hold signs that there mean something else.
-
-    ~ is the home folder, as in a shell, which does not look behind an =. Raises ValueError for ~key, Hydra's way to
-    delete one, and for @ without a name, which Hydra does not survive.
-    """
-    if word.startswith("~"):
-        raise ValueError(f"{word} is not allowed: every setting is needed, give it another value or leave it out.")
-    key, told, value = word.partition("=")
-    if told and key.lstrip("+").startswith("@"):
-        raise ValueError(f"{word} is not allowed: a setting has a name before the @.")
-    if not told or key.lstrip("+") not in PATHS or _GRAMMAR & set(value):
-        return word
-    path = os.path.expanduser(value)
-    return f"{key}={path}" if _PLAIN.fullmatch(path) else f"{key}='{path}'"
 
 
 def sentence(error: BaseException) -> str:
@@ -138,6 +114,7 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
     if text.startswith("Ambiguous value"):
         said = text.split("'")[1]
         return f"{said} has several values: add -m for a sweep over them, or write a list as 'key=[1,2]'."
+    inside = re.search(r"full_key: (\S+)", str(error.__cause__))  # of a group in braces, the key that is wrong
     twice = text.startswith("Multiple values for") or "more than once" in text
     for override in (word for word in sys.argv[1:] if "=" in word):
         key = override.split("=", 1)[0].lstrip("+~")
@@ -146,25 +123,16 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
         if f"'{key}'" in text and not override.startswith("+"):
             if key.startswith("hydra.launcher."):
                 return f"{override} is a setting of a launcher that is not chosen: add hydra/launcher=joblib, or slurm."
-            if (CONF / key).is_dir():
+            if (CONF / key).is_dir() and not inside:
                 return f"{override} is not allowed: this command has no group {key}; `--cfg job` shows every key."
-            near = difflib.get_close_matches(key, _known_keys(), n=3)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            return f"there is no key {key} (in {override}): {hint}`--cfg job` shows every key."
+            wrong = inside[1] if inside and inside[1].startswith(f"{key}.") else key
+            return unknown(wrong, override, _known_keys())
     return text
 
 
-def _known_keys() -> list[str]:
-    """Every group and every dotted key of this command's configuration, with its options where they can be composed."""
+def _known_keys() -> frozenset[str]:
+    """Of this command, with the options that it was given."""
     name = Path(sys.argv[0]).stem
-    name = name if (CONF / f"{name}.yaml").is_file() else "train"
-    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     options = {f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")}
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            config = compose(name, overrides=[word for word in sys.argv[1:] if word in options])
-        except HydraException:  # the very words that the sentence is on
-            config = compose(name)
-    config = OmegaConf.to_container(config, resolve=False)
-    return sorted({*(group for group in groups if group in config or name == "train"), *dotted(config)})
+    chosen = sorted(tuple(word.split("=")) for word in options.intersection(sys.argv[1:]))
+    return keys_of(name if (CONF / f"{name}.yaml").is_file() else "train", tuple(chosen))

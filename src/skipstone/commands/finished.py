@@ -14,6 +14,7 @@ from torch import nn
 
 from skipstone import exchange
 from skipstone.commands.grid import choose_taus
+from skipstone.evaluation import results
 from skipstone.fitting.gits import KeptCosts
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
@@ -69,7 +70,7 @@ class OpenedModel:
 
 
 def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
-    """The model that `run` names by its key or its folder, and the settings with its own β, and with the tau of nfe.
+    """The model that `run` names (store.models.ModelStore.find), and the settings with its own β and the tau of nfe.
 
     It is placed as device, precision, compile, kernels and threads ask; threads take effect here, by default as many
     as it was trained with. Raises FileNotFoundError, naming the keys that there are, if there is no such model.
@@ -96,16 +97,12 @@ def stored_model(config: DictConfig) -> tuple[Path, nn.Module, ForwardProcess]:
 
 def _folder_of(config: DictConfig) -> Path:
     store = models.ModelStore(config.paths.outputs)
-    there = store.keys() or ["none; train one with train.py"]
     if OmegaConf.is_missing(config, "run"):
-        raise ValueError(f"say which model with run=<key>: there is {', '.join(there)}.")
+        raise ValueError(f"say which model with run=<key>: there is {store.listed()}.")
     path = Path(config.run)
     if path.exists() and not exchange.ours(path):
         return exchange.adopt(exchange.read(path, config.like), store, str(path))
-    for folder in (path, store.folder(config.run)):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"run={config.run} is neither a folder nor a key: there is {', '.join(there)}.")
+    return store.find(config.run, results.model)
 
 
 def _clip_as_its_own(config: DictConfig, stored: dict[str, Any]) -> None:

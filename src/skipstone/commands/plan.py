@@ -61,6 +61,7 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     for cell in (*cells, *watched):
         engine.require_noise(cell.table)
     net, recipe = _network(config), _recipe(config)
+    instantiate(config.logger)  # a tracker that takes no login says so before data is read
     dataset = OmegaConf.to_container(config.dataset, resolve=True)
     images = keep("images", dataset, lambda: instantiate(config.dataset))
     return Plan(trainer, process, partial(build_cells, config, process, *asked), watched, net, recipe, images)

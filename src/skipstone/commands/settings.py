@@ -1,4 +1,4 @@
-"""The configuration: where it lies, what its files can ask for, and what its settings must be.
+"""What the settings of a configuration must be.
 
 Settings are checked before anything is imported, built, read or written. Commands go on in this order: what needs less
 is checked before more is imported, so that no sentence is long in coming.
@@ -6,14 +6,14 @@ is checked before more is imported, so that no sentence is long in coming.
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-CONF = Path(__file__).parents[3] / "conf"
+from skipstone.commands import trackers, trainer
+from skipstone.commands.schema import CONF, require_known
+from skipstone.commands.words import PATHS
 
 
 def _outputs(folder: Any) -> str:
@@ -21,7 +21,7 @@ def _outputs(folder: Any) -> str:
     if folder is None or folder == "":
         raise ValueError("paths.outputs is empty: name the folder for everything that runs write.")
     _require_path("paths.outputs", folder)
-    return folder
+    return os.path.expanduser(folder)
 
 
 OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
@@ -97,7 +97,6 @@ _GROUPS = (
     "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
     "evaluation.training", "paths",
 )  # fmt: skip
-PATHS = ("paths.outputs", "dataset.root", "run", "out")
 # Keys that follow another one, where a change would be ignored or contradict it
 _FOLLOWERS = {
     "schedule.tau": "tau",
@@ -108,36 +107,26 @@ _FOLLOWERS = {
 # Keys that choose what another key sets; the other may come from a file, but must not be typed beside it
 _CHOOSERS = {"nfe": "tau", "evaluation.nfes": "evaluation.taus"}
 _LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # a seed is 64 bits with its sign; more steps are a slip
-_WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
-
-
-def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every key in nested settings, by its full name."""
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")
-
-
-def known_keys() -> set[str]:
-    """Every key of train.py that a file in conf/ sets, with whatever options; without Hydra's, and what it builds."""
-    keys = set(dotted(OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))))
-    for path in CONF.glob("*/*.yaml"):
-        whole = "# @package _global_" in path.read_text(encoding="utf-8")
-        keys.update(dotted(OmegaConf.to_container(OmegaConf.load(path)), "" if whole else f"{path.parent.name}."))
-    foreign = re.compile(r"hydra\b|defaults$|(.*\.)?_")
-    return {key for key in keys if not foreign.match(key)}
 
 
 def check(config: DictConfig) -> None:
     """Raise ValueError, naming the key, the value and what is allowed; give real numbers typed as integers their type.
 
     What depends on something else (tau on the schedule, eta on the solver, sizes on the network) is checked there.
+    Relative paths mean the folder where the user stands: it is made the working folder again where
+    hydra.job.chdir=true has left it. ~ in a path becomes the home folder.
     """
+    trainer.require_ours(config.get("trainer") or {})
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        os.chdir(hydra.runtime.cwd)
+        choices = {group: str(option) for group, option in hydra.runtime.choices.items()}
+        require_known(config, hydra.job.config_name, hydra.overrides.task, choices)
     _check_kinds(config)
     _check_numbers(config)
     _check_lists(config)
     _check_words(config)
+    trackers.check(config)
     _check_choosers(config)
     for key, leader in _FOLLOWERS.items():
         value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
@@ -148,19 +137,24 @@ def check(config: DictConfig) -> None:
 def _check_kinds(config: DictConfig) -> None:
     for key in _GROUPS:
         value = OmegaConf.select(config, key, default=_ABSENT)
-        own = key == "noise" and "training" not in config  # null is the model's own
-        if value is not _ABSENT and not OmegaConf.is_dict(value) and not (own and value is None):
+        if key == "noise" and "training" not in config:
+            if value not in (_ABSENT, None):
+                raise _refusal(key, value, "that of the model, so leave it out")
+        elif value is not _ABSENT and not OmegaConf.is_dict(value):
             raise _refusal(key, value, "a group of settings")
     for key in PATHS:
-        value = OmegaConf.select(config, key, default=_ABSENT)
-        if value is not _ABSENT and value is not None:
+        value = OmegaConf.select(config, key, default=None)
+        if value is not None:
             _require_path(key, value)
+            if value.startswith("~"):
+                OmegaConf.update(config, key, os.path.expanduser(value))
 
 
 def _require_path(key: str, value: Any) -> None:
     if not isinstance(value, str):
         what = "a model's key, or its folder" if key == "run" else "a path"
-        raise _refusal(key, value, f"{what}; a folder whose name reads as a number is ./{value}")
+        name = value if isinstance(value, (int, float)) else "<name>"
+        raise _refusal(key, value, f"{what}; a folder whose name reads as a number or a list is ./{name}")
     if not value:
         raise ValueError(f"{key} is empty: name a folder, or leave {key}= out.")
 
@@ -224,9 +218,6 @@ def _check_words(config: DictConfig) -> None:
     name = str(OmegaConf.select(config, "dataset.name", default="none"))
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise _refusal("dataset.name", name, "a word, for it begins the name of the model's folder")
-    mode = os.environ.get("WANDB_MODE", "online")
-    if str(OmegaConf.select(config, "logger._target_")).endswith(".Wandb") and mode not in _WANDB_MODES:
-        raise _refusal("WANDB_MODE", mode, f"one of {', '.join(_WANDB_MODES[:4])} (or unset)")
 
 
 def _check_choosers(config: DictConfig) -> None:

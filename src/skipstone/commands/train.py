@@ -55,7 +55,14 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     words = [word for word in hydra.overrides.task if not word.startswith("resume=")]
     command = shlex.join(["python", "train.py", *words])
     if _has_result(folder, words, again=config.resume is not None):
-        log.info("%s has its result already", folder)
+        if config.fresh and config.resume is None:
+            log.warning(
+                "%s has its result already, so fresh=true trains nothing: for a new training leave out hydra.sweep.dir "
+                "and hydra.run.dir, or name a new folder there",
+                folder,
+            )
+        else:
+            log.info("%s has its result already", folder)
         return
     trainer, images = plan.trainer, plan.images
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": trainer}

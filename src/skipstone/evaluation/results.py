@@ -87,6 +87,15 @@ def about(folder: Path) -> About:
         return About(Training(**training), memory and Memorisation(*memory))
 
 
+def model(folder: Path) -> str | None:
+    """The key of the model that gave the results in the folder; None where there are none that can be read."""
+    try:
+        with safe_open(folder / _NAME, "pt") as file:
+            return str(json.loads(file.metadata()["results"])[0]["row"]["model"])
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+        return None
+
+
 def set_aside(folder: Path) -> Path:
     """Keep the results in the folder under another name, for they are not this job's; that name."""
     path = folder / _NAME

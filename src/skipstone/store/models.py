@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _WEIGHTS, _CONFIG = "ema.safetensors", "config.yaml"
 _MODEL = "model"  # in the metadata of the weights, the model's key
+_LATEST, _BEGINNING = "latest", 4  # the name of the model that was finished last; characters of a key, at least
 
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
@@ -71,6 +72,46 @@ class ModelStore:
         if model_key(found) != model_key(weights):
             log.info("this is the model %s, which is there already", model_key(found))
         return found
+
+    def listed(self) -> str:
+        """The keys of all finished models, for people."""
+        return ", ".join(self.keys()) or "none; train one with train.py"
+
+    def find(self, name: str, used: Callable[[Path], str | None]) -> Path:
+        """The folder of the model that a person names.
+
+        name:  its key, the beginning of it (at least 4 characters), `latest` for the one that was finished last, its
+               folder, or that of a run or a job of a sweep.
+        used:  the key of the model in the results of such a folder; None where it has none.
+
+        Raises FileNotFoundError where there is none of that name, ValueError where there are several.
+        """
+        keys = self.keys()
+        if name == _LATEST and keys:
+            return self.folder(max(keys, key=lambda key: self.finished_at(key) or 0))
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return self._model_of(folder, used(folder))
+        begun = [key for key in keys if key.startswith(name) and len(name) >= _BEGINNING]
+        if len(begun) > 1 and name not in begun:
+            raise ValueError(f"run={name} is the beginning of several keys: choose one of {', '.join(begun)}.")
+        if self.folder(name).is_dir():
+            return self.folder(name)
+        if not begun:
+            raise FileNotFoundError(f"run={name} is neither a folder nor a key: there is {self.listed()}.")
+        return self.folder(begun[0])
+
+    def _model_of(self, folder: Path, key: str | None) -> Path:
+        """The folder of the model `key` that a run used: in this store, or in the one that the run stands beside."""
+        if key is None or key != Path(key).name:  # a folder from elsewhere names no path
+            return folder
+        roots = [self.root, *(parent / self.root.name for parent in folder.absolute().parents)]
+        there = [root / key for root in roots if claims.finished_at(root / key) is not None]
+        if not there:
+            raise FileNotFoundError(
+                f"run={folder} is of the model {key}, which is not there: there is {self.listed()}."
+            )
+        return there[0]
 
     def ensure(
         self,
@@ -214,14 +255,14 @@ def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
 def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, ForwardProcess]:
     """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
 
-    folder:   outputs/models/<key>
+    folder:   outputs/models/<key>, with ~ as the home folder
     network:  takes the weights, in place of the network that the model's config.yaml names
 
     The network's num_steps is T, and its threads are those of the CPU that it was trained with, or None; skipstone.fast
     uses both. Raises FileNotFoundError if it is no finished model, ValueError if its files do not belong together or
     ask for code from outside this package.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if claims.finished_at(folder) is None:
         raise FileNotFoundError(
             f"{folder} holds no finished model: give a folder outputs/models/<key> with a DONE file."

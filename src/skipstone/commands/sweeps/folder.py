@@ -20,9 +20,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from skipstone.commands import settings
-from skipstone.commands.cli import MULTIRUN
-from skipstone.commands.settings import CONF
+from skipstone.commands.schema import CONF, known_keys
+from skipstone.commands.words import MULTIRUN, quoted, unquoted
 from skipstone.store import files
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ def command(folder: Path) -> Command:
 def typed(folder: Path) -> str:
     """The whole command that runs the jobs without a result, to be pasted into a shell."""
     past = command(folder)
-    place = str(folder) if re.fullmatch(r"[\w./-]+", str(folder)) else _quoted(str(folder))
+    place = str(folder) if re.fullmatch(r"[\w./-]+", str(folder)) else quoted(str(folder))
     words = ["python", "train.py", "-m", *past.hydra, *past.task, f"{_FOLDER}{place}"]
     return " ".join(shlex.quote(word) if word.isprintable() else f"$'{spelt(word)}'" for word in words)
 
@@ -154,26 +153,15 @@ def again(words: Sequence[str]) -> list[str]:
     if past.cwd not in (None, os.getcwd()):
         log.warning("the sweep was begun in %r: its relative paths are taken from here", past.cwd)
     os.environ["PYTHONSAFEPATH"] = "1"  # a worker process takes no module from where the user stands
-    place = _quoted(str(folder))
+    place = quoted(str(folder))
     return ["-m", *past.hydra, *past.task, f"{_RESUME}{place}", f"{_FOLDER}{place}", *beside]
-
-
-def _quoted(text: str) -> str:
-    """As a value in Hydra's grammar, whatever is in it."""
-    return "'" + text.replace("'", r"\'") + "'"
-
-
-def unquoted(text: str) -> str:
-    """The text of such a value; what has no quotes stays as it is."""
-    bare = len(text) < 2 or text[0] != text[-1] or text[0] not in "'\""
-    return text if bare else text[1:-1].replace(f"\\{text[0]}", text[0])
 
 
 def _require_own(past: Command, folder: Path) -> None:
     """Raise ValueError where a word of the folder is not a sweep's own: it might run any code."""
     groups = {"hydra/launcher", *(path.parent.name for path in CONF.glob("*/*.yaml"))}
     launcher = {key for path in CONF.glob("hydra/launcher/*.yaml") for key in OmegaConf.load(path)} - {"defaults"}
-    keys = settings.known_keys() | {f"hydra.launcher.{key}" for key in (*launcher, "n_jobs")}
+    keys = known_keys() | {"hydra.job.chdir"} | {f"hydra.launcher.{key}" for key in (*launcher, "n_jobs")}
     try:
         overrides = parsed([*past.hydra, *past.task])
     except OverrideParseException as error:

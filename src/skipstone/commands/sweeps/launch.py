@@ -23,8 +23,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
-from skipstone.commands.cli import EXPECTED, MULTIRUN, sentence
+from skipstone.commands.cli import EXPECTED, sentence
 from skipstone.commands.sweeps.folder import FAILURE, JOB_LOCK, again, is_sweep, parsed
+from skipstone.commands.words import MULTIRUN
 from skipstone.store import locks
 from skipstone.training.ranks import end_with_parent
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from hydra.errors import HydraException
 
 from skipstone.commands.sweeps import overview
-from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed, unquoted
+from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
 from skipstone.commands.sweeps.overview import Told
+from skipstone.commands.words import unquoted
 from skipstone.evaluation import results as archive
 from skipstone.evaluation import seeds
 from skipstone.evaluation.evaluate import CLOCK, Result

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipstone.commands.settings import CONF, check
+from skipstone.commands.schema import CONF, require_known
+from skipstone.commands.settings import check
 from skipstone.data import ImageSet
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess, process_of
@@ -30,6 +31,7 @@ class Subject:
         """The job of these overrides; its threads take effect here. Raises ValueError for wrong settings."""
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("train", overrides)
+        require_known(config, "train", overrides, {})
         check(config)
         compiling.keep_under(config.paths.outputs)
         settings = placement.resolve(OmegaConf.to_container(config.trainer, resolve=True))
