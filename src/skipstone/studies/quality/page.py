@@ -12,14 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from skipstone.commands.finished import OpenedModel
 from skipstone.data import ImageSet
 from skipstone.evaluation.metrics.jackknife import spread
-from skipstone.report import csv
+from skipstone.report import csv, markdown
 from skipstone.report.curves import plain_log
 from skipstone.report.pictures import write as write_picture
 from skipstone.report.rows import show
 from skipstone.store import files
 from skipstone.studies.paper import about
 from skipstone.studies.paper.ledger import Ledger
-from skipstone.studies.paper.select import lines
 from skipstone.studies.quality import published
 from skipstone.studies.quality.candidates import BASE
 from skipstone.studies.quality.race import BASELINE, BEST, CONVERGED, METRIC, Row
@@ -146,7 +145,7 @@ def _top(results: dict[str, Any], found: Findings) -> str:
 def _tables(found: Findings) -> list[str]:
     def table(title: str, names: Sequence[str], cell: Callable[[str, int], str]) -> str:
         body = [[_label(name), *(cell(name, nfe) for nfe in found.nfes)] for name in names]
-        return f"## {title}\n\n" + lines(["NFE", *map(str, found.nfes)], body)
+        return f"## {title}\n\n" + markdown.table(["NFE", *map(str, found.nfes)], body)
 
     def shares(name: str, nfe: int) -> str:
         theirs = published.share(name, nfe)
