@@ -181,7 +181,7 @@ OTHER_MODELS = [
     {"trainer.limit_train_batches": 3},
     {"trainer.overfit_batches": 1},
     {"trainer.deterministic": True},
-    {"model.attention": [7]},
+    {"model.attention": [14]},
     {"model.multipliers": [2, 2, 1]},
 ]
 

@@ -182,15 +182,17 @@ class ModelStore:
         """The model folders and what was stored in each of what changes the weights, where it holds these letters."""
         for path in sorted(self.root.glob(f"*/{_CONFIG}")):
             try:
-                config = files.read_yaml(path) if holding in path.read_text(encoding="utf-8") else None
+                if holding not in path.read_text(encoding="utf-8"):
+                    continue
+                config = files.read_yaml(path)
                 if claims.key_of(path.parent) == model_key(config):
                     yield path.parent, config
-            except (OSError, ValueError, LookupError, TypeError):
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # no model of ours; it is not what was asked for
 
     def _say_what_changed(self, weights: dict[str, Any]) -> None:
         """Warn where a model of the same settings was trained on other images under the same name."""
-        new = weights["dataset"]["fingerprint"]
+        new = weights["dataset"].get("fingerprint")
         for folder, other in self._configs():
             old = other["dataset"].get("fingerprint")
             if old != new and normal({**other, "dataset": {**other["dataset"], "fingerprint": new}}) == normal(weights):
