@@ -9,13 +9,15 @@ import math
 import torch
 from torch import Tensor
 
+_MOST_STEPS = 10**6
 _LARGEST = 0.999  # of a rescaled β, as `cosine` has it
 
 
 def _require_steps(num_steps: int) -> None:
-    if not isinstance(num_steps, int) or num_steps < 2:
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 2 <= num_steps <= _MOST_STEPS:
         raise ValueError(
-            f"noise.num_steps={num_steps!r} must be an integer of at least 2: the length T of the diffusion."
+            f"noise.num_steps={num_steps!r} must be an integer of at least 2, and at most {_MOST_STEPS}: the length T "
+            "of the diffusion."
         )
 
 

@@ -1,20 +1,20 @@
 """Results on disk: what a report shows of a run's cells, so that a sweep's jobs can be put on one page later."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone.evaluation.evaluate import Film, Result
 from skipstone.evaluation.metrics import Measured, Metric
 from skipstone.evaluation.metrics import metric as metrics
-from skipstone.store import files
+from skipstone.store import tensors
 
 _NAME = "results.safetensors"
+_METADATA = frozenset({"results", "command"})
 _KEPT = 64  # samples a cell: as many as a page shows
 
 
@@ -23,17 +23,16 @@ def save(results: Sequence[Result], model: str, command: str, folder: Path) -> N
 
     command: the one that gave them.
     """
-    tensors: dict[str, Tensor] = {}
+    shown: dict[str, Tensor] = {}
     told = []
     for i, result in enumerate(results):
-        tensors[f"{i}.samples"] = result.samples[:_KEPT]
+        shown[f"{i}.samples"] = result.samples[:_KEPT]
         if result.film is not None:
-            tensors |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
+            shown |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
         steps = result.film and {"t": result.film.t, "p": result.film.p}
         numbers = {"row": {"model": model, **result.facts}, "measured": [asdict(m) for m in result.measured.values()]}
         told.append({"own": result.own, **numbers, "steps": steps})
-    metadata = {"results": json.dumps(told), "command": command}
-    files.write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, metadata)
+    tensors.write(shown, folder / _NAME, {"results": json.dumps(told), "command": command})
 
 
 def there(folder: Path) -> bool:
@@ -44,9 +43,8 @@ def there(folder: Path) -> bool:
 def command(folder: Path) -> str | None:
     """The command that gave the results in the folder; None where there are none that can be read."""
     try:
-        with safe_open(folder / _NAME, "pt") as file:
-            return (file.metadata() or {}).get("command")
-    except (OSError, SafetensorError):
+        return tensors.read(folder / _NAME, _METADATA).about.get("command")
+    except (OSError, ValueError):
         return None
 
 
@@ -60,21 +58,21 @@ def set_aside(folder: Path) -> Path:
 def load(folder: Path) -> list[Result]:
     """What `save` wrote into the folder; facts say which model. Raises OSError, and ValueError for a damaged file."""
     try:
-        with safe_open(folder / _NAME, "pt") as file:
-            told = enumerate(json.loads(file.metadata()["results"]))
-            results = [_result(f"{i}.", each, file.get_tensor) for i, each in told]
-            _ = [(result.name, result.settings, result.facts["model"]) for result in results]  # they are ours
-            return results
-    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        kept = tensors.read(folder / _NAME, _METADATA)
+        told = enumerate(json.loads(kept.about["results"]))
+        results = [_result(f"{i}.", each, kept.tensors) for i, each in told]
+        _ = [(result.name, result.settings, result.facts["model"]) for result in results]  # they are ours
+        return results
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{folder / _NAME} is damaged or of another version ({error}): remove it, and resume=<the sweep> runs that "
             "job again."
         ) from error
 
 
-def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) -> Result:
+def _result(prefix: str, told: dict[str, Any], shown: Mapping[str, Tensor]) -> Result:
     steps = told["steps"]
-    film = steps and Film(steps["t"], steps["p"], tensor(f"{prefix}x"), tensor(f"{prefix}x0"))
+    film = steps and Film(steps["t"], steps["p"], shown[f"{prefix}x"], shown[f"{prefix}x0"])
     row = told["row"]
     if "measured" in told:
         measured = [
@@ -84,7 +82,7 @@ def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor]) 
     else:  # of an earlier version, whose rows held the numbers
         measured = list(metrics.read(row).values())
     numbers = {each.metric.name: each for each in measured}
-    return Result(told["own"], tensor(f"{prefix}samples"), metrics.facts(row), numbers, film)
+    return Result(told["own"], shown[f"{prefix}samples"], metrics.facts(row), numbers, film)
 
 
 def renamed(result: Result, name: str) -> Result:

@@ -1,9 +1,10 @@
 """Step tables as files: readable JSON, one row a line, in which every number comes back to the last bit.
 
 A file says what it holds (`format`, `version`), how many evaluations it costs, and what its maker wrote down
-(`provenance`). Which process it is for lies in its rows: each has the √ᾱ of its t.
+(`provenance`), and a digest of its rows. Which process it is for lies in its rows: each has the √ᾱ of its t.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path as File
@@ -33,6 +34,7 @@ def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, 
         "evaluations": table.nfe,
         "provenance": provenance or {},
         "clip_x0": table.clip_x0,
+        "digest": _digest(rows),
     }
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
@@ -58,6 +60,8 @@ def load_table(path: str | os.PathLike, process: ForwardProcess | None = None) -
         raise ValueError(f"{path} has version {data.get('version')!r}, and version {_VERSION} is read here: update.")
     try:
         table = _table(data)
+        if data.get("digest") not in (None, _digest(data["rows"])):
+            raise ValueError("its rows are not those that were saved; whoever wants them so removes the digest")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the table again.") from None
     if process is not None:
@@ -72,6 +76,10 @@ def require_process(table: StepTable, process: ForwardProcess) -> None:
         raise ValueError(
             "this table is for another process: its alpha_bar are not those of the model; make it for this one."
         )
+
+
+def _digest(rows: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _table(data: dict[str, Any]) -> StepTable:
