@@ -153,11 +153,13 @@ def _ticks(of: Iterable[int]) -> tuple[list[int], list[str]]:
 
 
 def training_curve(metrics_csv: Path) -> Drawing | None:
-    """The losses against the step, from a model folder's metrics.csv. None where it is absent or has no losses."""
+    """The losses against the step, from a model folder's metrics.csv. None where it is absent, damaged or has none."""
+    if not metrics_csv.is_file():
+        return None
     try:
-        with metrics_csv.open(newline="") as file:
+        with metrics_csv.open(newline="", errors="replace") as file:
             records = list(csv.DictReader(file))
-    except OSError:
+    except (OSError, csv.Error):
         return None
     losses = {name: _column(records, name) for name in ("train/loss", "val/loss")}
     if not any(losses.values()):

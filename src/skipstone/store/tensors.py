@@ -70,7 +70,7 @@ def read(path: Path, before: frozenset[str] | None = None) -> Kept:
         with safe_open(path, "pt") as file:
             about = _about(file.metadata())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
     digest = about.pop(_DIGEST, None)
     earlier = digest is None and before is not None and about.keys() <= before
@@ -87,7 +87,7 @@ def header(path: Path) -> Header:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dict
             forms = {name: (tuple(each.get_shape()), _TYPES.get(each.get_dtype())) for name, each in slices.items()}
             return Header(forms, _about(file.metadata()))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
 
 

@@ -13,6 +13,7 @@ from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_ove
 from skipstone.evaluation import results as archive
 from skipstone.evaluation.evaluate import CLOCK, Result
 from skipstone.report import csv, curves, page, sheet, terminal
+from skipstone.report.decoration import decoration
 from skipstone.store import files
 
 
@@ -47,12 +48,14 @@ def report(folder: Path) -> Path | None:
     if not results:
         return None
     csv.write_csv(results, folder / "evaluation.csv")
-    curves.save_curves(results, folder / "curves.png")
-    sheet.save_sheet(results, folder / "contact.png")
+    with decoration("curves.png"):
+        curves.save_curves(results, folder / "curves.png")
+    with decoration("contact.png"):
+        sheet.save_sheet(results, folder / "contact.png")
     models = sorted({result.facts["model"] for result in results})
     story = page.Story(
         model=" and ".join(models),
-        config=(folder / OVERVIEW).read_text(),
+        config=(folder / OVERVIEW).read_text(errors="replace"),
         command=shlex.join(["python", "train.py", "-m", *past.hydra, *past.task]),
         notes=notes,
     )
@@ -126,6 +129,6 @@ def _why(job: Path, error: Exception) -> str:
     if archive.there(job):
         return f"its results cannot be read ({error})."
     try:
-        return (job / FAILURE).read_text().strip()
+        return (job / FAILURE).read_text(errors="replace").strip()
     except OSError:
         return "it has not come to its end." if job.is_dir() else "it has not begun."
