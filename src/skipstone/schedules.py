@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 
 
@@ -35,6 +36,7 @@ def _require_tau(schedule: _Counted, meaning: str, highest: int) -> None:
             f"tau={tau!r} is not allowed with schedule={schedule.name}: tau is a {meaning} there, an integer in "
             f"1 ... {highest}."
         )
+    check_fields(schedule)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Uniform:
     name: ClassVar[str] = "uniform"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "stride", num_steps - 1)
         return tuple(sorted({*range(0, num_steps, self.tau), num_steps - 1}))
@@ -60,6 +63,7 @@ class Exp:
     name: ClassVar[str] = "exp"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
@@ -80,6 +84,7 @@ class Quad:
     name: ClassVar[str] = "quad"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
@@ -99,6 +104,7 @@ class Leading:
     name: ClassVar[str] = "leading"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "count", num_steps)
         return tuple(i * (num_steps // self.tau) for i in range(self.tau))
@@ -114,6 +120,7 @@ class Linspace:
     name: ClassVar[str] = "linspace"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "count", num_steps)
         if self.tau == 1:
@@ -131,6 +138,7 @@ class Trailing:
     name: ClassVar[str] = "trailing"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "count", num_steps)
         return tuple(sorted(round(num_steps - i * (num_steps / self.tau)) - 1 for i in range(self.tau)))
@@ -149,6 +157,7 @@ class LogSNR:
     tau: int
     betas: Tensor
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         _require_tau(self, "count", num_steps)
         log_alpha_bar = torch.log1p(-self.betas.double()).cumsum(0)
@@ -175,6 +184,7 @@ class Karras:
     sigma_min: float | None = None
     sigma_max: float | None = None
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         _require_tau(self, "count", num_steps)
         process = ForwardProcess(self.betas)
@@ -205,6 +215,7 @@ class Polynomial:
     tau: int
     rho: float = 2.0
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         _require_tau(self, "count", num_steps)
         return tuple((_even(float(num_steps), 1.0, self.tau, self.rho) - 1).tolist())
@@ -217,6 +228,7 @@ class TimeUniform:
     name: ClassVar[str] = "time_uniform"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         _require_tau(self, "count", num_steps)
         return tuple((_even(float(num_steps), 1.0, self.tau, 1.0) - 1).tolist())
@@ -243,7 +255,10 @@ class Custom:
     name: ClassVar[str] = "custom"
     timesteps: Sequence[float]
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
+        if not isinstance(self.timesteps, Sequence) or isinstance(self.timesteps, str):
+            raise ValueError(f"schedule.timesteps={self.timesteps!r} is not allowed: list integers or real times.")
         # whether they are ascending and within T is for the solver to check, as for any list
         if not all(isinstance(step, (int, float)) and not isinstance(step, bool) for step in self.timesteps):
             raise ValueError(f"schedule.timesteps={list(self.timesteps)} is not allowed: list integers or real times.")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import StepTable
 
@@ -21,6 +22,7 @@ _NUMBERS = ("sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "u", "v
 _SAME = 1e-9  # of √ᾱ, relative: another process is much further away
 
 
+@checked
 def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, Any] | None = None) -> None:
     """Write the table to a file, in place of one that is there.
 
@@ -43,6 +45,7 @@ def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, 
     temporary.replace(path)
 
 
+@checked
 def load_table(path: str | os.PathLike, process: ForwardProcess | None = None) -> StepTable:
     """The table of a file.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.portable import require_process
 from skipstone.solvers.table import StepTable
@@ -33,6 +34,7 @@ class Proof:
     stochastic: bool
 
 
+@checked
 def prove(table: StepTable, process: ForwardProcess) -> Proof:
     """Count the table's evaluations and check it against the process.
 

@@ -20,6 +20,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.store import files, locks, tensors
 from skipstone.store.key import FORMAT, model_key
@@ -233,6 +234,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+@checked
 def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
     """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
 
