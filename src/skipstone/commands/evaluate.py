@@ -26,6 +26,7 @@ from skipstone.evaluation.evaluate import Result, evaluate
 from skipstone.evaluation.fine import FineSolution
 from skipstone.network import compiling
 from skipstone.report import csv, curves, page, pictures, sheet, terminal, tracking
+from skipstone.report.decoration import decoration
 from skipstone.store import files
 
 if TYPE_CHECKING:
@@ -105,16 +106,17 @@ def review(
     memory = held_against.memory(own.samples)
     path = _write(results, own, memory, model, held_against, folder, config, command)
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": model.trainer, "nfe": own.facts["nfe"]}
-    logger = open_tracker(config, plain, folder, job_type, None, group)
-    if logger is not None:
-        from skipstone.report import dashboard  # imports Lightning
+    with decoration("what the tracker is told", OSError):
+        logger = open_tracker(config, plain, folder, job_type, None, group)
+        if logger is not None:
+            from skipstone.report import dashboard  # imports Lightning
 
-        finished = False
-        try:
-            dashboard.log_review(logger, results)
-            finished = True
-        finally:  # a multirun's next job would go on in a run that was left open
-            tracking.finish(logger, finished)
+            finished = False
+            try:
+                dashboard.log_review(logger, results)
+                finished = True
+            finally:  # a multirun's next job would go on in a run that was left open
+                tracking.finish(logger, finished)
     losses = curves.read_losses(model.folder / "metrics.csv")
     about = archive.About(replace(training or archive.Training(), losses=losses), memory)
     archive.save(results, model.folder.name, command, folder, about)
@@ -136,11 +138,15 @@ def _write(
     """Everything for the eye; returns the path of the page, which holds all of it."""
     csv.write_csv(results, folder / "evaluation.csv")
     for result in results:
-        pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
-    curves.save_curves(results, folder / "curves.png")
-    sheet.save_sheet(results, folder / "contact.png")
-    metrics_csv = model.folder / "metrics.csv"
-    training = keep("curve", metrics_csv, lambda: curves.training_curve(metrics_csv))
+        with decoration(f"the picture of {result.name}"):
+            pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
+    with decoration("curves.png"):
+        curves.save_curves(results, folder / "curves.png")
+    with decoration("contact.png"):
+        sheet.save_sheet(results, folder / "contact.png")
+    metrics_csv, training = model.folder / "metrics.csv", None
+    with decoration("the curve of the training"):
+        training = keep("curve", metrics_csv, lambda: curves.training_curve(metrics_csv))
     if training is not None:
         files.write(folder / "training_curve.png", training.png)
     story = page.Story(

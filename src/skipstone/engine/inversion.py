@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
+from skipstone.engine.request import require_count
 from skipstone.engine.step import Model, evaluating, predict
 from skipstone.solvers import StepTable
 
@@ -28,6 +30,7 @@ class Inversion(NamedTuple):
     converged: bool
 
 
+@checked
 @torch.no_grad()
 def invert(
     model: Model, table: StepTable, x: Tensor, *, tolerance: float = 2e-7, most: int = 60, memory: int = 4
@@ -48,6 +51,10 @@ def invert(
     Raises ValueError for a table whose rows cannot be undone.
     """
     require_invertible(table)
+    require_count("most", most)
+    require_count("memory", memory)
+    if not x.is_floating_point():
+        raise ValueError(f"x must be a tensor of floats in the [-1, 1] scale, got {x.dtype}.")
     rows = []
     with evaluating(model):
         for i in reversed(range(len(table.t))):
@@ -67,6 +74,7 @@ def invert(
     return x, rows
 
 
+@checked
 def require_invertible(table: StepTable) -> None:
     """Raise ValueError for a table whose rows `invert` cannot undo."""
     at_data = bool((table.p <= -1).any()) or bool((table.f <= -1).any())

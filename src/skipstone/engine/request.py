@@ -5,6 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.engine.step import Model, own_parameter
 from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
@@ -37,6 +38,7 @@ def require_count(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be at least 1, and an integer.")
 
 
+@checked
 def require_noise(table: StepTable) -> None:
     """Refuse a table whose first row is asked to start from pure noise where an image is still to be seen.
 
@@ -57,7 +59,7 @@ def require_noise(table: StepTable) -> None:
             "smaller betas or earlier steps."
         )
     if signal > _MUCH_SIGNAL:
-        warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=3)
+        warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=4)
 
 
 def batch_of(batch_size: int | None, count: int) -> int:

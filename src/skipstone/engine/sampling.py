@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.engine.gradients import differentiable
 from skipstone.engine.packing import sample_many
-from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts, take
+from skipstone.engine.request import batch_of, count_and_shape, require_count, require_noise, starts, take
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
 from skipstone.rng import Stream, normal
@@ -29,6 +30,7 @@ class Step(NamedTuple):
     left: Tensor | None
 
 
+@checked
 @torch.no_grad()
 def sample(
     model: Model,
@@ -97,6 +99,7 @@ def sample(
         return torch.cat(batches)
 
 
+@checked
 @torch.no_grad()
 def trajectory(
     model: Model,
@@ -126,6 +129,7 @@ def trajectory(
     yield from _rows(model, table, x, index, seed, step_noise, left)
 
 
+@checked
 def sample_pair(
     model: Model, table: StepTable, start: Tensor, left: Tensor | None = None, *, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -148,13 +152,18 @@ def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tup
         )
 
 
+@checked
 def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
     """`count` start noises from a to b (both included) along the sphere (Song et al. 2021, appendix D.5).
 
-    a, b: float [C, H, W].
+    a, b:  float [C, H, W].
+    count: at least 1.
     Returns [count, C, H, W]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b for w in 0 … 1, with θ the angle between
     a and b.
     """
+    require_count("count", count)
+    if a.shape != b.shape or not (a.is_floating_point() and b.is_floating_point()):
+        raise ValueError(f"a and b must be of floats and of one shape, got {a.shape} and {b.shape}.")
     theta = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
     w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, 1, 1, 1)
     return (torch.sin((1 - w) * theta) * a + torch.sin(w * theta) * b) / torch.sin(theta)

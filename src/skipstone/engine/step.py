@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skipstone.checked import checked
 from skipstone.solvers import StepTable
 
 Model = Callable[[Tensor, Tensor], Tensor]  # eps = model(x [N, C, H, W], t int64 [N], float64 for real times)
@@ -77,6 +78,7 @@ def predict(model: Model, x: Tensor, t: Tensor) -> Tensor:
     return eps.to(x.dtype)
 
 
+@checked
 @torch.no_grad()
 def warm_up(model: Model, shape: tuple[int, ...], batch_size: int) -> None:
     """Call the network once and drop the result, so that one that compiles has done so before a clock starts.
@@ -85,6 +87,8 @@ def warm_up(model: Model, shape: tuple[int, ...], batch_size: int) -> None:
     shape:      (C, H, W) of one sample.
     batch_size: of the batch that will be sampled: a network compiles for one shape.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
     parameter = own_parameter(model)
     device = None if parameter is None else parameter.device
     with evaluating(model):

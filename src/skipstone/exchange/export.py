@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
 from torch import nn
 
 from skipstone.exchange import diffusers, names
@@ -15,7 +16,7 @@ from skipstone.store import files
 
 CARD = "README.md"
 FORMS = ("diffusers", "safetensors")
-_WEIGHTS = "model.safetensors"
+_WEIGHTS, _FORMAT = "model.safetensors", {"format": "pt"}
 _CLASSES = {UNet: "epsilon", VelocityUNet: "v_prediction"}
 
 
@@ -27,7 +28,7 @@ def writer(form: str, net: nn.Module, process: ForwardProcess) -> Callable[[Path
     if form == "diffusers":
         return partial(_write_pipeline, net, _scheduler(net, process), diffusers.config_of(net))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    return lambda folder: files.write_tensors(tensors, folder / _WEIGHTS, {"format": "pt"})
+    return lambda folder: files.write(folder / _WEIGHTS, save(tensors, _FORMAT))
 
 
 def _scheduler(net: nn.Module, process: ForwardProcess) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def _write_pipeline(net: UNet, scheduler: dict[str, Any], config: dict[str, Any]
         (folder / part).mkdir()
     _json(scheduler, folder / "scheduler" / diffusers.SCHEDULER)
     _json(config, folder / "unet" / diffusers.CONFIG)
-    files.write_tensors(names.from_ours(net, names.diffusers), folder / "unet" / diffusers.WEIGHTS[0], {"format": "pt"})
+    files.write(folder / "unet" / diffusers.WEIGHTS[0], save(names.from_ours(net, names.diffusers), _FORMAT))
     index = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     _json({"_class_name": "DDIMPipeline"} | index, folder / diffusers.PIPELINE)  # last: it makes the folder a pipeline
 

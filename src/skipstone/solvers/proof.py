@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.gaussian import Convergence, convergence
 from skipstone.solvers.integrals import gauss_legendre
@@ -100,6 +101,7 @@ class Proof:
         return told
 
 
+@checked
 def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = None) -> Proof:
     """Count the table's evaluations and check it against the process.
 
