@@ -52,6 +52,7 @@ class StepTable:
     evaluated:                bool: whether the row asks the network. One that does not takes eps = x_f, and no row
                               before it does.
     clip_x0:                  whether x0 is clipped to [−1, 1] before it is used.
+    Raises ValueError for a number that is not finite.
     """
 
     f: Tensor
@@ -68,6 +69,17 @@ class StepTable:
     asked: Tensor
     evaluated: Tensor
     clip_x0: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "c", "u", "v"):
+            bad = (~getattr(self, name).isfinite()).flatten(1 if name == "c" else 0)
+            wrong = bad.any(dim=1) if name == "c" else bad
+            if bool(wrong.any()):
+                i = int(wrong.nonzero()[0])
+                raise ValueError(
+                    f"the solver's weight {name} is not finite in the row from t={self.t[i].item():g} to "
+                    f"{self.p[i].item():g}: visit other steps, or use another solver."
+                )
 
     @classmethod
     def build(
