@@ -15,11 +15,14 @@ from torch import Tensor
 
 from skipstone.checked import checked
 
+LEAST_SIGNAL = 2.0**-24  # of √ᾱ, what float32 resolves: below it 1 and √ᾱ + 1 are one number
+
 
 class ForwardProcess:
     """A Gaussian diffusion of `num_steps` steps.
 
-    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others.
+    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others, and where √ᾱ of the last step
+           is below LEAST_SIGNAL.
     Attributes `betas`, `alphas` and `alpha_bars` are float64 [T] on the CPU.
     """
 
@@ -34,8 +37,12 @@ class ForwardProcess:
         # log ᾱ keeps both ᾱ and 1 − ᾱ = −expm1(log ᾱ) accurate where the other is close to 1. Row t+1 holds step t.
         self._log_alpha_bars = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.alpha_bars = self._log_alpha_bars[1:].exp()
-        if self.alpha_bars[-1] == 0:
-            raise ValueError("these betas end in alpha_bar = 0, at which no image is left: use smaller or fewer betas.")
+        end = float(torch.exp(0.5 * self._log_alpha_bars[-1]))
+        if end < LEAST_SIGNAL:
+            raise ValueError(
+                f"these betas end in sqrt(alpha_bar) = {end:.3g}, less than float32 resolves ({LEAST_SIGNAL:.1g}), so "
+                "no image is left: use smaller or fewer betas."
+            )
         self._logs: dict[torch.device, Tensor] = {}
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
 

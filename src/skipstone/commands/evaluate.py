@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from skipstone import engine
-from skipstone.commands.finished import OpenedModel
+from skipstone.commands.finished import REMEDY, OpenedModel
 from skipstone.commands.plan import keep
 from skipstone.data import ImageSet
 from skipstone.evaluation import metrics
@@ -111,17 +111,19 @@ def review(
         if logger is not None:
             from skipstone.report import dashboard  # imports Lightning
 
-            finished = False
+            ended = False
             try:
                 dashboard.log_review(logger, results)
-                finished = True
+                ended = True
             finally:  # a multirun's next job would go on in a run that was left open
-                tracking.finish(logger, finished)
+                tracking.finish(logger, ended)
     losses = curves.read_losses(model.folder / "metrics.csv")
     about = archive.About(replace(training or archive.Training(), losses=losses), memory)
     archive.save(results, model.folder.name, command, folder, about)
     terminal.print_table(results)
     print(f"Look next at {path} (model: {model.folder})")
+    if own.lost is not None:
+        raise ValueError(f"{own.name}: {own.lost}; {path} has what there is. {REMEDY}")
     return results
 
 
@@ -155,16 +157,17 @@ def _write(
         command=command,
         training_curve=training and training.embedded,
         neighbours=_neighbours(own, memory, held_against, model.device),
-        notes=_notes(config.evaluation.images, own, held_against.proxies),
+        notes=_notes(config.evaluation.images, own, results, held_against.proxies),
     )
     return page.write_page(results, folder, story)
 
 
-def _notes(wanted: int, own: Result, proxies: metrics.Proxies) -> list[str]:
+def _notes(wanted: int, own: Result, results: Sequence[Result], proxies: metrics.Proxies) -> list[str]:
     """What a reader ought to know before the numbers."""
     n = own.facts["images"]
     fewer = f"{n} images a cell instead of the {wanted} asked for: no more real images are held out for the floor."
-    return [*([fewer] if n < wanted else []), *proxies.left_out]
+    lost = [f"{result.name}: {result.lost}." for result in results if result.lost is not None]
+    return [*([fewer] if n < wanted else []), *proxies.left_out, *lost]
 
 
 def _neighbours(

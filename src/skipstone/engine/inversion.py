@@ -1,5 +1,6 @@
 """A deterministic table, run backwards exactly."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -48,13 +49,16 @@ def invert(
     most:      network calls per row.
     memory:    iterates that are mixed.
     Returns the start, like x, and one Inversion per row, in the order in which rows are undone: from the data up.
-    Raises ValueError for a table whose rows cannot be undone.
+    Raises ValueError for a table whose rows cannot be undone, for x that is not finite, and where the network gives
+    values that are not.
     """
     require_invertible(table)
     require_count("most", most)
     require_count("memory", memory)
     if not x.is_floating_point():
         raise ValueError(f"x must be a tensor of floats in the [-1, 1] scale, got {x.dtype}.")
+    if not bool(x.isfinite().all()):
+        raise ValueError("x has values that are not finite (NaN or infinite): every value must be a number.")
     rows = []
     with evaluating(model):
         for i in reversed(range(len(table.t))):
@@ -65,11 +69,16 @@ def invert(
             x, evaluations, residual = _fixed_point(
                 lambda y, x_p=x, A=A, B=B, t=t: (x_p - B * predict(model, y, t)) / A,
                 x / A,
-                abs(A) / _norm(x),
+                abs(A) / _norm(x).clamp(min=torch.finfo(torch.float32).tiny),  # an image may be 0 everywhere
                 tolerance,
                 most,
                 memory,
             )
+            if not math.isfinite(residual):
+                raise ValueError(
+                    f"the network gives values that are not finite at t={table.t[i].item():g}, so the row to "
+                    f"{table.p[i].item():g} cannot be undone: use other weights, or a finer precision."
+                )
             rows.append(Inversion(table.t[i].item(), table.p[i].item(), evaluations, residual, residual <= tolerance))
     return x, rows
 
@@ -97,6 +106,8 @@ def _fixed_point(
         evaluations += 1
         image = function(x)
         error = image - x
+        if evaluations == 1 and not bool(error.isfinite().all()):
+            break
         residual = _norm(error) * scale
         better = residual < smallest
         best = torch.where(better.view(-1, 1, 1, 1), x, best)

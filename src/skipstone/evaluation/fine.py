@@ -83,7 +83,10 @@ class FineSolution:
                 if x is None:
                     log.info("solving %d samples over all %d steps (once per model)", n, process.num_steps)
                     x = solve(model, process, n, shape, self.seed, batch_size, self.to_data, self.clip_x0, progress)
-                    self.write(x)
+                    if x.isfinite().all():
+                        self.write(x)
+                    else:
+                        log.warning("the fine solution is not finite, so solver_rmse has no value")
         return x
 
     def read(self, n: int, shape: tuple[int, ...]) -> Tensor | None:

@@ -60,7 +60,7 @@ def save(results: Sequence[Result], model: str, command: str, folder: Path, abou
         steps = result.film and {"t": result.film.t, "p": result.film.p}
         numbers = {"row": {"model": model, **result.facts}, "measured": [asdict(m) for m in result.measured.values()]}
         batch = result.batch and asdict(result.batch)
-        told.append({"own": result.own, **numbers, "steps": steps, "batch": batch})
+        told.append({"own": result.own, **numbers, "steps": steps, "batch": batch, "lost": result.lost})
     metadata = {"results": json.dumps(told), "command": command, "about": json.dumps(asdict(about or About()))}
     tensors.write(shown, folder / _NAME, metadata)
 
@@ -138,7 +138,9 @@ def _result(prefix: str, told: dict[str, Any], shown: Mapping[str, Tensor], alon
     batch, facts = told.get("batch"), metrics.facts(row)
     if "batch" not in told and not alone:  # an earlier version shared the time out by NFE
         facts |= dict.fromkeys(CLOCK)
-    return Result(told["own"], shown[f"{prefix}samples"], facts, numbers, film, batch and Batch(**batch))
+    return Result(
+        told["own"], shown[f"{prefix}samples"], facts, numbers, film, batch and Batch(**batch), told.get("lost")
+    )
 
 
 def renamed(result: Result, name: str) -> Result:
