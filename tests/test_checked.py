@@ -51,7 +51,12 @@ WRONG = {
     engine.require_invertible: (dict(table=INNER), dict(table=[3])),
     engine.require_noise: (dict(table=solvers.DDIM().table(PROCESS, [0, 19])), dict(table=[3])),
     engine.warm_up: (dict(model=net, shape=SHAPE, batch_size=2), dict(model=[3], shape=["a"], batch_size=[0, 1.5])),
-    skipstone.load: ({}, dict(folder=[3, None, ["a"]])),
+    skipstone.load: (dict(path="none"), dict(path=[3, None, ["a"]], network=[3], like=[3])),
+    solvers.amplification: (
+        dict(table=INNER, process=PROCESS, rates=torch.ones(2)), dict(table=[3], process=[3], rates=[3])
+    ),
+    solvers.between_noise: (dict(table=INNER), dict(table=[3])),
+    solvers.convergence: (dict(solver=solvers.DDIM()), dict(nfes=[3, ["a"]])),
     prove: (dict(table=TABLE, process=PROCESS), dict(table=[3], process=[3, None])),
     solvers.reach: (
         dict(solver=solvers.DDIM(), schedule=schedules.Exp, process=PROCESS, nfe=5),
@@ -89,6 +94,7 @@ SOLVERS = {
     solvers.SASolver: dict(order=["x", 2.0, True], corrector=[2.0, True, 5], tau=["x", None, True, -1, math.inf]),
     solvers.SDEDPMSolverPP: dict(order=["x", 2.0, True, 3]),
     solvers.DPMSolver: dict(order=["x", 2.0, 1], predicts=["x", 2]),
+    solvers.EDICT: dict(mix=["x", None, True, 0, 1.5]),
     solvers.Heun: dict(churn=["x", None, -1], s_min=["x", math.nan], s_max=[None, [1]], s_noise=["x", 0]),
     solvers.Restart: dict(intervals=[3, "abc", [3], [(3, 2, "a", 1.0)], [(1, 2, 0.1, 0.2)]], s_noise=["x", None]),
 }
@@ -147,8 +153,19 @@ def test_a_wrong_argument_is_named(call):
 
 def test_every_public_function_is_tried():
     public = {*WRONG, *SOLVERS, *SCHEDULES, schedules.Custom}
-    kinds = {"Model", "Step", "Inversion", "Proof", "Solver", "StepTable", "Program"}
-    alike = {"evaluating", "AFS", "BELM", "Stored"}  # take a model, a solver, or what the others take
+    kinds = {
+        "Conditions",
+        "Convergence",
+        "NotFinite",
+        "Model",
+        "Step",
+        "Inversion",
+        "Proof",
+        "Solver",
+        "StepTable",
+        "Program",
+    }
+    alike = {"evaluating", "not_finite", "AFS", "BELM", "Stored"}  # take a model, a solver, or what the others take
     for module in (engine, solvers):
         names = {name for name in module.__all__ if callable(getattr(module, name))} - kinds - alike
         assert {name for name in names if getattr(module, name) not in public} == set()

@@ -137,7 +137,7 @@ def check(config: DictConfig) -> None:
 def _check_kinds(config: DictConfig) -> None:
     for key in _GROUPS:
         value = OmegaConf.select(config, key, default=_ABSENT)
-        if key == "noise" and "training" not in config:
+        if key == "noise" and "run" in config.keys():  # noqa: SIM118, which a missing value is among
             if value not in (_ABSENT, None):
                 raise _refusal(key, value, "that of the model, so leave it out")
         elif value is not _ABSENT and not OmegaConf.is_dict(value):

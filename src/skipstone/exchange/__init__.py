@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from skipstone.checked import checked
 from skipstone.exchange import checkpoint, diffusers
 from skipstone.exchange.diffusers import Theirs
 from skipstone.exchange.foreign import Foreign, adopt
@@ -16,6 +17,7 @@ __all__ = ["Foreign", "Theirs", "adopt", "load", "read"]
 _FILES = (".ckpt", ".pt", ".pth", ".safetensors")
 
 
+@checked
 def load(
     path: str | Path, *, network: nn.Module | None = None, like: str | Path | None = None
 ) -> tuple[nn.Module, ForwardProcess]:

@@ -83,7 +83,9 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     # no singular value above 1; what is so small that its squares underflow stays small
-    x = (x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]).to(torch.bfloat16 if x.is_cuda else torch.float32)
+    x = (x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]).to(
+        torch.bfloat16 if x.is_cuda else torch.float32
+    )
     for _ in range(_STEPS):  # x ← a x + b (x xᵀ) x + c (x xᵀ)² x
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
