@@ -18,7 +18,7 @@ from torch import Tensor
 from skipstone.exchange import names
 from skipstone.exchange.diffusers import build
 from skipstone.exchange.foreign import Foreign
-from skipstone.process import ForwardProcess
+from skipstone.process import process_of
 from skipstone.store import models
 
 _OFFICIAL = {"_target_": "skipstone.noise.linear", "num_steps": 1000, "beta_1": 1e-4, "beta_T": 0.02}
@@ -59,7 +59,7 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
 
 
 def _of(state: dict[str, Tensor], settings: dict[str, Any], kind: str, path: Path) -> Foreign:
-    process = ForwardProcess(instantiate(settings["noise"]))
+    process = process_of(instantiate(settings["noise"]))
     net = build(settings["model"], process)
     spellings = {"temb.dense.0.weight": names.official, "time_embedding.linear_1.weight": names.diffusers}
     spelling = next((each for name, each in spellings.items() if name in state), names.ours)
