@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import skipstone
 from skipstone import EDM, engine, schedules, solvers
 from skipstone.exchange import adopt, read
+from skipstone.network.song import SongUNet
 from skipstone.store import models
 
 LEVELS = torch.tensor([0, 3, 400, 999])
@@ -210,3 +211,13 @@ def test_the_filter_of_ddpm_is_the_mean_of_two_and_its_inverse_repeats():
     net, (x, _) = Karras("ddpm++"), inputs()
     assert torch.allclose(net.down("a", x), F.avg_pool2d(x, 2))
     assert torch.allclose(net.up("a", x), F.interpolate(x, scale_factor=2.0))
+
+
+@pytest.mark.parametrize(("kind", "millions"), [("ddpm++", 55.733891), ("ncsn++", 56.4)])
+def test_cifars_networks_have_the_papers_size(kind, millions):
+    """Karras et al. have 56 million weights, of which a few are shown only in training how an image was augmented."""
+    ncsn = {"embedding": "fourier", "width": 2, "residual": True, "taps": (1, 3, 3, 1)} if kind == "ncsn++" else {}
+    with torch.device("meta"):
+        net = SongUNet(32, 3, multipliers=(2, 2, 2), **ncsn)
+    count = sum(p.numel() for p in net.parameters()) + 9 * net.noise_channels
+    assert count / 1e6 == pytest.approx(millions, rel=1e-9 if kind == "ddpm++" else 1e-3)

@@ -23,7 +23,7 @@ def load(
 
     path:     a model's folder, outputs/models/<key>; a folder of diffusers, of a UNet2DModel or of a DDPM or DDIM
               pipeline around one; a .ckpt of the official DDIM repository, or of Lightning and ours; .safetensors;
-              EDM's .pkl
+              EDM's .pkl; improved-diffusion's .pt
     network:  of a model's folder: the network to give its weights to, where the class is not ours
     like:     of weights alone: a config.yaml of ours with the same network, or the folder with it
 

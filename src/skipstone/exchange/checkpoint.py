@@ -1,4 +1,4 @@
-"""Single files of weights: the official repository's .ckpt, Lightning's .ckpt of ours, and plain safetensors.
+"""Single files of weights: the official .ckpt, Lightning's of ours, improved-diffusion's .pt, plain safetensors.
 
 torch reads them with weights_only=True, so nothing in them is run.
 """
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from skipstone.exchange import names
+from skipstone.exchange import improved, names
 from skipstone.exchange.diffusers import build
 from skipstone.exchange.foreign import Foreign
 from skipstone.process import process_of
@@ -52,6 +52,8 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
         return _of(state, like, f"weights like {like['model']['_target_']}", path)
     if "temb.dense.0.weight" in state:
         return _of(state, {"model": _official(state, path), "noise": _OFFICIAL}, "an official checkpoint", path)
+    if improved.MARK in state:
+        return _of(state, improved.settings(state, path), "improved-diffusion's weights", path)
     raise ValueError(
         f"{path} does not tell its network; its first weights are {', '.join(list(state)[:3])}: give like=<config.yaml "
         "of a model of ours> with the same network."

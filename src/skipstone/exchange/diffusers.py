@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skipstone.exchange import names
 from skipstone.exchange.foreign import Foreign
 from skipstone.network.adapt import Adapted
+from skipstone.network.improved import ImprovedUNet
 from skipstone.network.song import Preconditioned
 from skipstone.network.unet import Attention, UNet, VelocityUNet
 from skipstone.process import ForwardProcess
@@ -119,6 +120,8 @@ def build(settings: dict[str, Any], process: ForwardProcess) -> nn.Module:
         return VelocityUNet(betas=process.betas, **arguments)
     if settings["_target_"] == "skipstone.network.song.Preconditioned":
         return Preconditioned(process, **arguments)
+    if settings["_target_"] == "skipstone.network.improved.ImprovedUNet":
+        return ImprovedUNet(**arguments)
     raise ValueError(f"{settings['_target_']} is no network of ours: build it yourself and give it as network=.")
 
 
