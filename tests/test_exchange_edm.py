@@ -53,13 +53,14 @@ def test_the_networks_are_those_of_the_paper(net, tmp_path):
     assert expected.std() > 0.3
 
 
-def test_a_label_reaches_the_network(tmp_path):
+def test_a_label_reaches_the_network(tmp_path, caplog):
     net = Karras("ddpm++", classes=5)
     net.weights = {name: tensor.float().double() for name, tensor in net.weights.items()}
     pickled(net, tmp_path / "network.pkl")
     model = skipstone.load(tmp_path / "network.pkl")[0].double()
     x, t = inputs()
     labels = torch.tensor([4, 0, 1, 4])
+    assert "makes images of 5 classes" in caplog.text
     with torch.no_grad():
         for shown in (labels, None):
             assert (model(x, t, shown) - reference_eps(net, x, t, shown)).abs().max() < 1e-6

@@ -56,7 +56,7 @@ def test_a_network_of_classes_wants_a_label(tmp_path):
     labels = torch.tensor([6, 0, 6])
     with torch.no_grad():
         assert (model(x, t, labels) - net(x, t * 0.25, labels)[:, :3]).abs().max() < 1e-6
-    with pytest.raises(ValueError, match="makes images of a class, and no label was given"):
+    with pytest.raises(ValueError, match="makes images of a class: give it labels"):
         model(x, t)
 
 

@@ -1,5 +1,6 @@
 """EDM's .pkl (Karras et al. 2022): the averaged network of its training, with EDM's preconditioning."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from skipstone.exchange.diffusers import build
 from skipstone.exchange.foreign import Foreign
 from skipstone.exchange.pickles import Thing
 from skipstone.network.song import EMBEDDINGS
+
+log = logging.getLogger(__name__)
 
 _NOISE = {"_target_": "skipstone.EDM", "num_steps": 1000, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
@@ -63,6 +66,11 @@ def _network(content: Any, path: Path) -> Foreign:
         ours.model.load_state_dict(names.to_ours(state, ours.model, names.ours))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if ours.model.classes:
+        log.warning(
+            "%s makes images of %d classes; it is shown no label but what net(x, t, labels) gives it from Python",
+            path, ours.model.classes,
+        )  # fmt: skip
     return Foreign(ours.eval(), process, "EDM's pickle", {"model": settings, "noise": _NOISE})
 
 

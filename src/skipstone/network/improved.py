@@ -148,7 +148,9 @@ class ImprovedUNet(nn.Module):
         embedding = self.time_embed(self._sinusoids(t).to(x.dtype))
         if self.label_emb is not None:
             if labels is None:
-                raise ValueError("this network makes images of a class, and no label was given: net(x, t, labels).")
+                raise ValueError(
+                    "this network makes images of a class: give it labels, from Python as net(x, t, labels)."
+                )
             embedding = embedding + self.label_emb(labels)
         h, skips = x, []
         for layers in self.input_blocks:
