@@ -27,15 +27,22 @@ class Thing:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.state = dict(state)
 
-    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        """The state dict of a torch.nn.Module."""
-        found = {}
-        for group in ("_parameters", "_buffers"):
-            there = self.state.get(group) or {}
-            found |= {f"{prefix}{name}": tensor for name, tensor in there.items() if isinstance(tensor, Tensor)}
-        for name, module in (self.state.get("_modules") or {}).items():
-            if isinstance(module, Thing):
-                found |= module.tensors(f"{prefix}{name}.")
+    def tensors(self) -> dict[str, Tensor]:
+        """The state dict of a torch.nn.Module. Raises TypeError for one in which a module stands twice."""
+        found: dict[str, Tensor] = {}
+        left, seen = [("", self)], {id(self)}
+        while left:
+            prefix, module = left.pop()
+            for group in ("_parameters", "_buffers"):
+                there = module.state.get(group) or {}
+                found |= {f"{prefix}{name}": tensor for name, tensor in there.items() if isinstance(tensor, Tensor)}
+            for name, child in (module.state.get("_modules") or {}).items():
+                if not isinstance(child, Thing):
+                    continue
+                if id(child) in seen:
+                    raise TypeError(f"{prefix}{name} is there twice")  # a few lines of those would make billions
+                seen.add(id(child))
+                left.append((f"{prefix}{name}.", child))
         return found
 
 
