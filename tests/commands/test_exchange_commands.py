@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from karras import Karras, pickled
+from nichol import Nichol
 from shell import python
 from test_exchange import PAPER
 
@@ -81,6 +83,35 @@ def test_a_model_goes_to_diffusers_and_comes_back_as_itself(tmp_path):
     assert again.returncode == 0, again.stderr
     key = re.compile(r"(adopted-\w+) for diffusers in")
     assert key.search(again.stdout)[1] == key.search(done.stdout)[1]
+
+
+@pytest.mark.parametrize("kind", ["edm.pkl", "improved.pt"])
+def test_files_of_edm_and_improved_diffusion_are_sampled_and_go_as_safetensors(tmp_path, kind):
+    path, where = tmp_path / kind, f"paths.outputs={tmp_path}"
+    if kind == "edm.pkl":
+        pickled(Karras("ncsn++"), path)
+    else:
+        torch.save(Nichol().weights, path)
+    sampled = python(
+        "scripts/sample.py", f"run={path}", "schedule=trailing", "tau=4", "n=2", f"out={tmp_path / 'x'}", where
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    said = sampled.stdout + sampled.stderr
+    assert ("does not tell its betas, heads and image size. Taken are 4000 cosine" in said) == (kind == "improved.pt")
+    net, process = load(path)
+    table = solvers.DDIM().table(process, schedules.Trailing(tau=4)(process.num_steps))
+    expected = engine.sample(net, table, n=2, shape=(3, net.image_size, net.image_size), seed=0, batch_size=2)
+    assert (
+        np.abs(np.load(tmp_path / "x" / "samples.npz")["samples"] - expected.numpy()).max()
+        < 1e-4 * expected.abs().max()
+    )
+
+    out = tmp_path / "out"
+    exported = python("scripts/export.py", f"run={path}", "to=safetensors", f"out={out}", where)
+    assert exported.returncode == 0, exported.stderr
+    (folder,) = (tmp_path / "models").glob("adopted-*/config.yaml")
+    again, _ = load(out / "model.safetensors", like=folder)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in net.state_dict().items())
 
 
 @pytest.mark.parametrize(

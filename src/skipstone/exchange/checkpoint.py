@@ -1,4 +1,4 @@
-"""Single files of weights: the official repository's .ckpt, Lightning's .ckpt of ours, and plain safetensors.
+"""Single files of weights: the official .ckpt, Lightning's of ours, improved-diffusion's .pt, plain safetensors.
 
 torch reads them with weights_only=True, so nothing in them is run.
 """
@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from skipstone.exchange import names
+from skipstone.exchange import improved, names
 from skipstone.exchange.diffusers import build
 from skipstone.exchange.foreign import Foreign
-from skipstone.process import ForwardProcess
+from skipstone.process import process_of
 from skipstone.store import models
 
 _OFFICIAL = {"_target_": "skipstone.noise.linear", "num_steps": 1000, "beta_1": 1e-4, "beta_T": 0.02}
@@ -52,6 +52,8 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
         return _of(state, like, f"weights like {like['model']['_target_']}", path)
     if "temb.dense.0.weight" in state:
         return _of(state, {"model": _official(state, path), "noise": _OFFICIAL}, "an official checkpoint", path)
+    if improved.MARK in state:
+        return _of(state, improved.settings(state, path), "improved-diffusion's weights", path)
     raise ValueError(
         f"{path} does not tell its network; its first weights are {', '.join(list(state)[:3])}: give like=<config.yaml "
         "of a model of ours> with the same network."
@@ -59,7 +61,7 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
 
 
 def _of(state: dict[str, Tensor], settings: dict[str, Any], kind: str, path: Path) -> Foreign:
-    process = ForwardProcess(instantiate(settings["noise"]))
+    process = process_of(instantiate(settings["noise"]))
     net = build(settings["model"], process)
     spellings = {"temb.dense.0.weight": names.official, "time_embedding.linear_1.weight": names.diffusers}
     spelling = next((each for name, each in spellings.items() if name in state), names.ours)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from skipstone.exchange import names
 from skipstone.exchange.foreign import Foreign
 from skipstone.network.adapt import Adapted
+from skipstone.network.improved import ImprovedUNet
+from skipstone.network.song import Preconditioned
 from skipstone.network.unet import Attention, UNet, VelocityUNet
 from skipstone.process import ForwardProcess
 
@@ -109,13 +111,17 @@ def our_settings(config: dict[str, Any], predicts: str) -> dict[str, Any] | None
     return settings if groups == {theirs["norm_num_groups"]} else None
 
 
-def build(settings: dict[str, Any], process: ForwardProcess) -> UNet:
+def build(settings: dict[str, Any], process: ForwardProcess) -> nn.Module:
     """Our network of these settings, `model` of a config.yaml. Raises ValueError for a network that is not ours."""
     arguments = _arguments(settings)
     if settings["_target_"] == "skipstone.UNet":
         return UNet(**arguments)
     if settings["_target_"] == "skipstone.VelocityUNet":
         return VelocityUNet(betas=process.betas, **arguments)
+    if settings["_target_"] == "skipstone.network.song.Preconditioned":
+        return Preconditioned(process, **arguments)
+    if settings["_target_"] == "skipstone.network.improved.ImprovedUNet":
+        return ImprovedUNet(**arguments)
     raise ValueError(f"{settings['_target_']} is no network of ours: build it yourself and give it as network=.")
 
 

@@ -5,9 +5,10 @@ Both keep query, key and value apart, where ours are one convolution.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipstone.network.unet import Attention, ResBlock, UNet
 
@@ -16,7 +17,7 @@ Pairs = dict[str, tuple[str, ...]]  # our module's name → theirs; several are 
 _SHOWN = 3  # names, in a sentence on what does not fit
 
 
-def ours(net: UNet) -> Pairs:
+def ours(net: nn.Module) -> Pairs:
     """By our own names."""
     return {name: (name,) for name, _ in net.named_modules()}
 
@@ -74,7 +75,7 @@ def _by_layer(net: UNet, pairs: Pairs, block: Mapping[str, str], attention: Mapp
     return found
 
 
-def to_ours(theirs: Mapping[str, Tensor], net: UNet, spelling: Callable[[UNet], Pairs]) -> dict[str, Tensor]:
+def to_ours(theirs: Mapping[str, Tensor], net: nn.Module, spelling: Callable[[Any], Pairs]) -> dict[str, Tensor]:
     """The weights of `net`, float32, from a state dict of another spelling.
 
     Raises ValueError, with the first names, where some are missing, left over or of another shape.

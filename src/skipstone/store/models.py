@@ -34,6 +34,7 @@ _LATEST, _BEGINNING = "latest", 4  # the name of the model that was finished las
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
     "skipstone.UNet", "skipstone.VelocityUNet", "skipstone.exchange.Theirs", "skipstone.EDM",
+    "skipstone.network.song.Preconditioned", "skipstone.network.improved.ImprovedUNet",
     "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear", "skipstone.noise.given",
 )  # fmt: skip
 
