@@ -253,7 +253,8 @@ def load(folder: str | Path) -> tuple[nn.Module, ForwardProcess]:
         process = ForwardProcess(instantiate(config["noise"]))
     except (HydraException, RuntimeError, AttributeError, TypeError, LookupError) as error:
         raise ValueError(
-            f"{folder / _CONFIG} describes no network of this version ({error}): train the model anew with fresh=true."
+            f"{folder / _CONFIG} describes no network of this version ({error.__cause__ or error}): train the model "
+            "anew with fresh=true."
         ) from error
     load_weights(net, folder, model_key(config))
     return net.to(memory_format=torch.channels_last).eval(), process
