@@ -87,7 +87,9 @@ def good(template, tmp_path_factory) -> tuple[Room, dict[str, list[dict[str, str
 def tried(case: int, good, tmp_path: Path) -> str:
     room, dice = copied(good[0], tmp_path), random.Random(case)
     files = sorted(path for path in room.path.rglob("outputs/**/*") if path.is_file() and path.stat().st_size)
-    path, how = dice.choice(files), DAMAGE[case % len(DAMAGE)]
+    kinds = sorted({path.suffix for path in files})  # of pictures there are most, and of weights few
+    kind = dice.choice(kinds)
+    path, how = dice.choice([path for path in files if path.suffix == kind]), DAMAGE[case % len(DAMAGE)]
     command = REPORT if path.is_relative_to(room.sweep) else dice.choice([TRAIN, EVALUATE])
     what = f"{case}: {how.__name__} {path.relative_to(room.path)}, {command}"
     how(path, dice, files)

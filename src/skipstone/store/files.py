@@ -58,12 +58,19 @@ def read_yaml(path: Path) -> Any:
     Raises OSError, and ValueError if the file is damaged or has what our files do not have: code to be run, or
     aliases, because a few lines of them can stand for billions.
     """
+    content = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError(f"{path} has aliases")
-        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))  # of a bare word it raises OSError
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        RecursionError,
+    ) as error:  # the first is OmegaConf's
         raise ValueError(f"{path} is damaged") from error
 
 
