@@ -17,8 +17,8 @@ LEAST_SIGNAL = 2.0**-24  # of √ᾱ, what float32 resolves: below it 1 and √�
 class ForwardProcess:
     """A Gaussian diffusion of `num_steps` steps.
 
-    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others, and where √ᾱ of the last step is below
-           LEAST_SIGNAL.
+    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others, and where √ᾱ of the last step
+           is below LEAST_SIGNAL.
     Attributes `betas`, `alphas` and `alpha_bars` are float64 [T] on the CPU.
     """
 
@@ -36,8 +36,8 @@ class ForwardProcess:
         end = float(torch.exp(0.5 * self._log_alpha_bars[-1]))
         if end < LEAST_SIGNAL:
             raise ValueError(
-                f"these betas end in sqrt(alpha_bar) = {end:.3g}, less than float32 resolves ({LEAST_SIGNAL:.1g}), so "
-                "no image is left: use smaller or fewer betas."
+                f"these betas end in sqrt(alpha_bar) = {end:.3g}, less than float32 resolves ({LEAST_SIGNAL:.1g}), and "
+                f"at alpha_bar = {end**2:.3g} no image is left: use smaller or fewer betas."
             )
         self._logs: dict[torch.device, Tensor] = {}
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
