@@ -40,8 +40,8 @@ class ForwardProcess:
         end = float(torch.exp(0.5 * self._log_alpha_bars[-1]))
         if end < LEAST_SIGNAL:
             raise ValueError(
-                f"these betas end in sqrt(alpha_bar) = {end:.3g}, less than float32 resolves ({LEAST_SIGNAL:.1g}), so "
-                "no image is left: use smaller or fewer betas."
+                f"these betas end in sqrt(alpha_bar) = {end:.3g}, less than float32 resolves ({LEAST_SIGNAL:.1g}), and "
+                f"at alpha_bar = {end**2:.3g} no image is left: use smaller or fewer betas."
             )
         self._logs: dict[torch.device, Tensor] = {}
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}

@@ -52,7 +52,7 @@ def advance(
     Returns x_p, x0 and h like x; h is None if the table has no history.
     """
     x0 = (x - row.noise * eps) / row.signal
-    x0 = x0.clamp(-row.limit, row.limit)
+    x0 = torch.add(x0.clamp(-row.limit, row.limit), x0, alpha=0)  # ±∞ becomes NaN, which no clipping hides
     x_p = row.a * x + row.b * x0
     for c, h in zip(row.c, history, strict=False):
         x_p = x_p + c * h
