@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REMEDY = "Take other weights, a finer precision (precision=32-true) or solver.clip_x0=true."
+REMEDY = "Take other weights, or a finer precision (precision=32-true)."
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def measure(
     if lost is None and not x.isfinite().all():
         lost = "some of its samples are not finite (NaN or infinite)"
     if lost is not None:  # as bytes they look like any black image
-        log.warning("%s: %s, so it has no distances", cell.name, lost)
+        log.warning("samples of %s are not finite, so it has no distances: %s", cell.name, lost)
         measured = {name: each.without_value() for name, each in measured.items()}
     return Result(cell.own, samples, facts, {SOLVER_RMSE.name: error, **measured}, film, batch, lost)
 
