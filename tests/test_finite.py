@@ -57,10 +57,9 @@ def test_infinity_is_not_finite_either():
 
 
 def test_betas_that_leave_no_image_in_float32_are_refused_at_once():
-    with pytest.raises(ValueError, match=r"end in sqrt\(alpha_bar\) = .*e-\d+, less than float32 resolves"):
-        ForwardProcess(torch.full((1000,), 0.05))
-    with pytest.raises(ValueError, match=r"end in sqrt\(alpha_bar\) = 0, less than float32 resolves"):
-        ForwardProcess(torch.full((1000,), 0.99, dtype=torch.float64))
+    for beta in (0.15, 0.99):
+        with pytest.raises(ValueError, match="end in alpha_bar = 0 in float32"):
+            ForwardProcess(torch.full((1000,), beta, dtype=torch.float64))
 
 
 def test_a_table_whose_weights_are_not_finite_is_refused():

@@ -21,8 +21,8 @@ LEAST_SIGNAL = 2.0**-24  # of √ᾱ, what float32 resolves: below it 1 and √�
 class ForwardProcess:
     """A Gaussian diffusion of `num_steps` steps.
 
-    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others, and where √ᾱ of the last step
-           is below LEAST_SIGNAL.
+    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others, and where ᾱ of the last step
+           is 0 in float32.
     Attributes `betas`, `alphas` and `alpha_bars` are float64 [T] on the CPU.
     """
 
@@ -37,11 +37,9 @@ class ForwardProcess:
         # log ᾱ keeps both ᾱ and 1 − ᾱ = −expm1(log ᾱ) accurate where the other is close to 1. Row t+1 holds step t.
         self._log_alpha_bars = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.alpha_bars = self._log_alpha_bars[1:].exp()
-        end = float(torch.exp(0.5 * self._log_alpha_bars[-1]))
-        if end < LEAST_SIGNAL:
+        if self.alpha_bars[-1].float() == 0:
             raise ValueError(
-                f"these betas end in sqrt(alpha_bar) = {end:.3g}, less than float32 resolves ({LEAST_SIGNAL:.1g}), and "
-                f"at alpha_bar = {end**2:.3g} no image is left: use smaller or fewer betas."
+                "these betas end in alpha_bar = 0 in float32, at which no image is left: use smaller or fewer betas."
             )
         self._logs: dict[torch.device, Tensor] = {}
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
