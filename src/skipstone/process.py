@@ -15,8 +15,6 @@ from torch import Tensor
 
 from skipstone.checked import checked
 
-LEAST_SIGNAL = 2.0**-24  # of √ᾱ, what float32 resolves: below it 1 and √ᾱ + 1 are one number
-
 
 class ForwardProcess:
     """A Gaussian diffusion of `num_steps` steps.

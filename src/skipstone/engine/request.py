@@ -7,12 +7,12 @@ from torch import Tensor
 
 from skipstone.checked import checked
 from skipstone.engine.step import Model, own_parameter
-from skipstone.process import LEAST_SIGNAL
 from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
 
 LARGEST_DEFAULT_BATCH = 256
 _MOST_SIGNAL, _MUCH_SIGNAL = 0.3, 0.1  # of √ᾱ where sampling starts: refused above the first, warned above the second
+_LEAST_SIGNAL = 2.0**-24  # below it 1 and √(1−ᾱ) are one number in float32
 
 
 def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor | None) -> tuple[int, tuple[int, ...]]:
@@ -55,9 +55,9 @@ def require_noise(table: StepTable) -> None:
             f"{said} of the image is left and must be at most {_MOST_SIGNAL}: visit later steps, or use noise that "
             "ends lower (noise=rescaled scales beta with 1000/T, noise=edm takes a larger sigma_max)."
         )
-    if signal < LEAST_SIGNAL:
+    if signal < _LEAST_SIGNAL:
         raise ValueError(
-            f"{said} is less than float32 resolves ({LEAST_SIGNAL:.1g}), so the predicted image has no digit: use "
+            f"{said} is less than float32 resolves ({_LEAST_SIGNAL:.1g}), so the predicted image has no digit: use "
             "smaller betas or earlier steps."
         )
     if signal > _MUCH_SIGNAL:

@@ -7,10 +7,10 @@ from typing import Any
 from hydra.utils import instantiate
 
 from skipstone.exchange import names, pickles
-from skipstone.exchange.diffusers import build
 from skipstone.exchange.foreign import Foreign
 from skipstone.exchange.pickles import Thing
 from skipstone.network.song import EMBEDDINGS
+from skipstone.store import models
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +59,15 @@ def _network(content: Any, path: Path) -> Foreign:
         "sigma_data": float(average.state.get("sigma_data", 0.5)),
         **_arguments(net, path),
     }
-    process = instantiate(_NOISE)
-    ours = build(settings, process)
+    ours = models.build(settings)
     state = {name: tensor for name, tensor in net.tensors().items() if name != _AUGMENT}
-    try:
-        ours.model.load_state_dict(names.to_ours(state, ours.model, names.ours))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    names.give(ours.model, state, names.ours, path)
     if ours.model.classes:
         log.warning(
             "%s makes images of %d classes; it is shown no label but what net(x, t, labels) gives it from Python",
             path, ours.model.classes,
         )  # fmt: skip
-    return Foreign(ours.eval(), process, "EDM's pickle", {"model": settings, "noise": _NOISE})
+    return Foreign(ours.eval(), instantiate(_NOISE), "EDM's pickle", {"model": settings, "noise": _NOISE})
 
 
 def _arguments(net: Thing, path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Both keep query, key and value apart, where ours are one convolution.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,10 +81,10 @@ def to_ours(theirs: Mapping[str, Tensor], net: nn.Module, spelling: Callable[[An
 
     Raises ValueError, with the first names, where some are missing, left over or of another shape.
     """
-    left, found, differ = dict(theirs), {}, []
+    pairs, left, found, differ = spelling(net), dict(theirs), {}, []
     for name, ours in net.state_dict().items():
         layer, _, kind = name.rpartition(".")
-        names = [f"{each}.{kind}" for each in spelling(net)[layer]]
+        names = [f"{each}.{kind}" for each in pairs[layer]]
         parts = [left.pop(each) for each in names if each in left]
         differ += [f"{each} is missing" for each in names if each not in theirs]
         if len(parts) < len(names):
@@ -98,6 +99,14 @@ def to_ours(theirs: Mapping[str, Tensor], net: nn.Module, spelling: Callable[[An
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise ValueError(f"these weights fit in part: {'; '.join(differ[:_SHOWN])}{more}.")
     return found
+
+
+def give(net: nn.Module, theirs: Mapping[str, Tensor], spelling: Callable[[Any], Pairs], where: Path) -> None:
+    """Give `net` the weights of a state dict of another spelling. Raises ValueError, naming where it is from."""
+    try:
+        net.load_state_dict(to_ours(theirs, net, spelling))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def from_ours(net: UNet, spelling: Callable[[UNet], Pairs]) -> dict[str, Tensor]:

@@ -228,6 +228,13 @@ def load_weights(net: nn.Module, folder: Path, key: str) -> None:
         net.load_state_dict(kept.tensors)
 
 
+def build(model: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """The network that `model` of a config.yaml describes; whoever reads one checks what it names (read_config)."""
+    arguments = {name: instantiate(value) if isinstance(value, dict) else value for name, value in model.items()}
+    with torch.device(device):
+        return get_object(arguments.pop("_target_"))(**arguments)
+
+
 def _require_fit(config: dict[str, Any], folder: Path) -> None:
     """Raise ValueError unless the weights in `folder` are of the network that this config describes.
 
@@ -237,11 +244,10 @@ def _require_fit(config: dict[str, Any], folder: Path) -> None:
     with _weights_or_sentence(path):
         there, of = tensors.header(path)
     _require_own(of.get(_MODEL), folder, key)
-    model = {name: instantiate(value) if isinstance(value, dict) else value for name, value in config["model"].items()}
-    target, blocks = model.pop("_target_"), model.get("blocks", 1) * len(model.get("multipliers", ()))
+    model = config["model"]
+    blocks = model.get("blocks", 1) * len(model.get("multipliers", ()))
     if blocks <= len(there):  # each block has several tensors; a network without weights costs time all the same
-        with torch.device("meta"):
-            described = get_object(target)(**model).state_dict()
+        described = build(model, "meta").state_dict()
     if blocks > len(there) or there != {name: (tuple(x.shape), x.dtype) for name, x in described.items()}:
         raise ValueError(f"{path} {_DAMAGED}")
 
@@ -315,7 +321,7 @@ def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Modul
     try:
         if network is None:
             _require_fit(config, folder)
-        net = instantiate(config["model"]) if network is None else network
+        net = build(config["model"]) if network is None else network
         process = process_of(instantiate(config["noise"]))
     except (HydraException, RuntimeError, AttributeError, TypeError, LookupError) as error:
         raise ValueError(
