@@ -48,7 +48,7 @@ def write(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str]) -
     about: what they belong to, and what else is to be known of them. Raises OSError that names the file.
     """
     ours = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {_ENTRY: json.dumps({**about, _DIGEST: _digest(ours, about)}, sort_keys=True)}
+    metadata = {_ENTRY: json.dumps({**about, _DIGEST: digest(ours, about)}, sort_keys=True)}
     with files.replacing(path) as temporary:
         try:
             save_file(ours, temporary, metadata)
@@ -72,9 +72,9 @@ def read(path: Path, before: frozenset[str] | None = None) -> Kept:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
-    digest = about.pop(_DIGEST, None)
-    earlier = digest is None and before is not None and about.keys() <= before
-    if not earlier and digest != _digest(tensors, about):
+    written = about.pop(_DIGEST, None)
+    earlier = written is None and before is not None and about.keys() <= before
+    if not earlier and written != digest(tensors, about):
         raise ValueError(f"{path} is damaged (its content is not what was written).")
     return Kept(tensors, about)
 
@@ -132,10 +132,10 @@ def _about(metadata: dict[str, str] | None) -> dict[str, str]:
     return dict(about)
 
 
-def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """Of names, types, shapes, numbers and metadata."""
-    digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
+def digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """A hash of names, types, shapes, numbers and metadata; the tensors lie contiguous on the CPU."""
+    hashed = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hashed.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return hashed.hexdigest()
