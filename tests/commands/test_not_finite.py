@@ -65,3 +65,12 @@ def test_the_page_is_written_with_what_is_known(broken, command):
     (page,) = set(outputs.rglob("report.html")) - before
     assert re.search(SAYS, page.read_text())
     assert (page.parent / "evaluation.csv").is_file()
+
+
+def test_a_sweeps_page_says_it_too(broken):
+    outputs, _ = broken
+    sweep = outputs / "sweep"
+    words = ["-m", "logger=none", f"paths.outputs={outputs}", f"hydra.sweep.dir={sweep}", "schedule=linspace"]
+    done = run(*words, "tau=4,5")
+    assert done.returncode == 1, done.stdout
+    assert len(re.findall(SAYS, (sweep / "report.html").read_text())) >= 2

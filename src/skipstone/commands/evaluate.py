@@ -25,7 +25,7 @@ from skipstone.evaluation.cells import Cell
 from skipstone.evaluation.evaluate import Result, evaluate
 from skipstone.evaluation.fine import FineSolution
 from skipstone.network import compiling
-from skipstone.report import csv, curves, page, pictures, sheet, terminal, tracking
+from skipstone.report import csv, curves, page, pictures, rows, sheet, terminal, tracking
 from skipstone.report.decoration import decoration
 from skipstone.store import files
 
@@ -166,8 +166,7 @@ def _notes(wanted: int, own: Result, results: Sequence[Result], proxies: metrics
     """What a reader ought to know before the numbers."""
     n = own.facts["images"]
     fewer = f"{n} images a cell instead of the {wanted} asked for: no more real images are held out for the floor."
-    lost = [f"{result.name}: {result.lost}." for result in results if result.lost is not None]
-    return [*([fewer] if n < wanted else []), *proxies.left_out, *lost]
+    return [*([fewer] if n < wanted else []), *proxies.left_out, *rows.lost(results)]
 
 
 def _neighbours(

@@ -16,7 +16,7 @@ from skipstone.commands.words import unquoted
 from skipstone.evaluation import results as archive
 from skipstone.evaluation import seeds
 from skipstone.evaluation.evaluate import CLOCK, Result
-from skipstone.report import csv, curves, page, sheet, terminal
+from skipstone.report import csv, curves, page, rows, sheet, terminal
 from skipstone.report.decoration import decoration
 from skipstone.store import files
 
@@ -65,7 +65,7 @@ def report(folder: Path) -> Path | None:
         config=(folder / OVERVIEW).read_text(errors="replace"),
         command=shlex.join(["python", "train.py", "-m", *past.hydra, *past.task]),
         training_curve=losses and losses.embedded,
-        notes=notes,
+        notes=[*notes, *rows.lost(results)],
         overview=page.Overview(overview.trainings(told), overview.memory(told), averaged),
     )
     path = page.write_page(results, folder, story)

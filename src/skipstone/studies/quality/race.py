@@ -38,6 +38,8 @@ class Race:
     Raises ValueError for what the configuration must not ask for, and for data without labels.
     """
 
+    SETTINGS = ("seed", "images", "images_tried", "nfes", "nfe_converged", "batch_size")
+
     def __init__(self, config: DictConfig, model: OpenedModel, images: ImageSet) -> None:
         most = len(images.held_out)
         for name in ("images", "images_tried"):
