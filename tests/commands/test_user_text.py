@@ -143,6 +143,12 @@ def test_what_a_spreadsheet_would_compute_is_text_in_csv(value, cell, tmp_path):
         assert list(csv.reader(file)) == [["a", "'+b"], [cell, "1"]]
 
 
+def test_a_text_of_ours_stays_as_it_is_in_csv(tmp_path):
+    written.write_rows([{"a": "+1.00, from 0.2", "b": "+1.00, from 0.2"}], tmp_path / "rows.csv", ours=["a"])
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["a", "b"], ["+1.00, from 0.2", "'+1.00, from 0.2"]]
+
+
 def test_what_is_named_is_text_in_markdown():
     table = markdown.table(
         ["a|b", markdown.literal("**c**")], [[markdown.code("x|`y"), markdown.literal("<b>|\n[l](u)")]]
