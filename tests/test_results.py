@@ -20,6 +20,7 @@ from skipstone.store.models import ModelStore
 from skipstone.studies.paper import Ledger, Part, carry_out, cells, published
 from skipstone.studies.paper.agreement import agreement
 from skipstone.studies.paper.parts import Outcome
+from skipstone.studies.paper.tables import table_2
 
 NFES = [10, 20]
 
@@ -278,6 +279,17 @@ def test_what_is_said_of_the_order_follows_from_the_numbers():
     full = [{"row": row, "nfe": 1000, "cell": row, "fd_classifier": fd} for row, fd in (("0", 2), ("1", 3), ("σ̂", 1))]
     assert "| every step, over η | +1.00 |" in agreement(of_paper(lambda fid, row, nfe: fid), full, ["fd_classifier"])
     assert agreement([], full[:2], ["fd_classifier"]) == ""
+
+
+def test_an_error_that_is_not_finite_is_a_dash_and_ends_no_page():
+    rows = [
+        {"part": "table 2", "row": "0", "nfe": nfe, "images": 4, "mse": mse} for nfe, mse in ((10, None), (20, 1.0))
+    ]
+    said = table_2(rows)
+    assert "| here | – | 1 |" in said
+    assert "not finite" in said
+    assert "falls" not in said
+    assert "falls with every column" in table_2([{**rows[1], "nfe": 10, "mse": 2.0}, rows[1]])
 
 
 class Work:

@@ -1,10 +1,14 @@
 """The study of proxies: damage is graded, and what is said of a series is what its numbers are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from cells import make_result
 
 from skipstone.data import ImageSet, to_unit
 from skipstone.evaluation.metrics import Proxies
+from skipstone.studies.proxies import study
 from skipstone.studies.proxies.corruptions import CORRUPTIONS
 from skipstone.studies.proxies.study import SEEN, Finding, Floors
 
@@ -83,3 +87,12 @@ def test_floors_are_those_of_several_draws_and_not_of_nearly_all_there_is(images
     assert float(floors.z(other)[0]) == pytest.approx(float(expected), rel=1e-4)
     with pytest.raises(ValueError, match="n=101 is more than half of the 200 held-out images"):
         Floors(images, Proxies(images, 101, outputs=tmp_path, features=8, classifier=False), 2, "cpu", lambda: None)
+
+
+def test_cells_with_lost_samples_are_no_black_images_in_a_series(images, tmp_path):
+    proxies = Proxies(images, 50, outputs=tmp_path, features=8, classifier=False)
+    floors = Floors(images, proxies, 3, torch.device("cpu"), lambda: None)
+    kept = [make_result(tau=tau, nfe=nfe, shape=(1, 12, 12), n=50) for tau, nfe in ((100, 10), (50, 20), (20, 50))]
+    lost = replace(make_result(tau=10, nfe=100, shape=(1, 12, 12), n=50), lost="all of its samples are not finite")
+    (series,) = study.cells([*kept, lost], floors)
+    assert series.x == [10, 20, 50]

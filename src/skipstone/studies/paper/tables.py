@@ -99,18 +99,22 @@ def table_2(rows: Sequence[Row]) -> str:
     cells = select.part(rows, "table 2")
     if not cells:
         return ""
-    ours = ["here", *(f"{row['mse']:.2g}" for row in cells)]
+    ours = ["here", *(show(row["mse"], 2) for row in cells)]
     theirs = ["the paper", *(show(published.TABLE_2.get(row["nfe"])) for row in cells)]
-    rises = [f"from {a['nfe']} to {b['nfe']}" for a, b in pairwise(cells) if b["mse"] >= a["mse"]]
-    falls = f"does not fall {' nor '.join(rises)} steps" if rises else "falls with every column"
-    below = [str(row["nfe"]) for row in cells if row["mse"] < published.TABLE_2.get(row["nfe"], 0)]
-    lower = f"is below the paper's at {', '.join(below)}" if below else "is nowhere below the paper's"
+    if any(row["mse"] is None for row in cells):
+        said = "A dash is where the images that came back are not finite."
+    else:
+        rises = [f"from {a['nfe']} to {b['nfe']}" for a, b in pairwise(cells) if b["mse"] >= a["mse"]]
+        falls = f"does not fall {' nor '.join(rises)} steps" if rises else "falls with every column"
+        below = [str(row["nfe"]) for row in cells if row["mse"] < published.TABLE_2.get(row["nfe"], 0)]
+        lower = f"is below the paper's at {', '.join(below)}" if below else "is nowhere below the paper's"
+        said = f"The error {falls}, and {lower}."
     return "\n\n".join(
         [
             "## Table 2: there and back",
             f"{cells[0]['images']:,} held-out images, encoded in S steps by DDIM's ODE and decoded in S, spaced as in "
             "Table 1; mean squared error a dimension, images in [0, 1].",
             markdown.table(["S", *(f"{row['nfe']:,}" for row in cells)], [ours, theirs]),
-            f"The error {falls}, and {lower}.",
+            said,
         ]
     )

@@ -107,7 +107,11 @@ def _each(levels: Sequence[float], advance: Callable[[], None]) -> Iterator[floa
 
 
 def cells(results: Sequence[Result], floors: Floors) -> list[Finding]:
-    """Over NFE at each η, where more evaluations are better, and over η at each NFE, where noise may cost or help."""
+    """Over NFE at each η, where more evaluations are better, and over η at each NFE, where noise may cost or help.
+
+    Cells with samples that are not finite are left out: as bytes those are black images.
+    """
+    results = [result for result in results if result.lost is None]
     z = [floors.z(result.samples) for result in results]
     rows = [result.facts for result in results]
 
