@@ -2,8 +2,9 @@
 
 import torch
 
-from skipstone.evaluation.evaluate import Film, Result
+from skipstone.evaluation.evaluate import Result
 from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Metric
+from skipstone.evaluation.sampled import Film
 
 STEPS = 5  # that a film shows
 METRICS = ("fd_random", "kid_random", "fd_classifier", "kid_classifier", "fid", "kid_inception")

@@ -13,7 +13,7 @@ import torch
 from cells import METRICS, STEPS, make_grid, make_result, noisy_film
 from PIL import Image
 
-from skipstone.evaluation.evaluate import Batch
+from skipstone.evaluation.sampled import Batch
 from skipstone.report import curves, sheet
 from skipstone.report.page import Neighbours, Story, write_page
 from skipstone.report.rows import show

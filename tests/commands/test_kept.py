@@ -30,7 +30,9 @@ def numbers(room, name="first"):
     return rows(room.path / "outputs" / name / "evaluation.csv"), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("kept", ["statistics/*", "classifiers/*/*.safetensors", "models/*/fine-*.safetensors"])
+@pytest.mark.parametrize(
+    "kept", ["statistics/*", "classifiers/*/*.safetensors", "models/*/fine-*.safetensors", "models/*/cells/*"]
+)
 @pytest.mark.parametrize("unmarked", [False, True], ids=["the old digest", "none"])
 def test_scaled_numbers_are_made_again(room, kept, unmarked):
     """Also where a file that was written by other means has no digest at all."""
@@ -103,3 +105,17 @@ def test_a_models_folder_that_is_deleted_under_its_training_is_named(tmp_path):
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert f"outputs/models/{found[0].parent.name}" in line
     assert "it was removed meanwhile, or a link leads nowhere: put it back or remove the link" in line
+
+
+def test_another_tau_samples_what_is_new_and_nothing_else(room):
+    before, _ = numbers(room)
+    cells = (room.path / "outputs" / "models").glob("*/cells/*")
+    written = {path: path.stat().st_mtime_ns for path in cells}
+    assert len(written) >= len(before)
+    done = forked([*WORDS[:-1], "tau=7", "hydra.run.dir=outputs/other"], room.path, {})
+    assert done.returncode == 0, done.stderr
+    after = {path: path.stat().st_mtime_ns for path in (room.path / "outputs" / "models").glob("*/cells/*")}
+    assert len(after) == len(written) + 1
+    assert after | written == after
+    rows_now = {row["cell"]: row for row in rows(room.path / "outputs" / "other" / "evaluation.csv")}
+    assert all(same(rows_now[row["cell"]], row) for row in before)

@@ -24,6 +24,7 @@ from skipstone.evaluation import results as archive
 from skipstone.evaluation.cells import Cell
 from skipstone.evaluation.evaluate import Result, evaluate
 from skipstone.evaluation.fine import FineSolution
+from skipstone.evaluation.sampled import KeptCells
 from skipstone.network import compiling
 from skipstone.report import csv, curves, page, pictures, rows, sheet, terminal, tracking
 from skipstone.report.decoration import decoration
@@ -87,7 +88,7 @@ def review(
     n, shape, batch_size = held_against.proxies.n, model.shape, config.evaluation.batch_size
     with compiling.announced("the network, to sample it", model.trainer) as compiles:
         if compiles:  # here, above the bar; otherwise evaluate's own warming up is enough
-            engine.warm_up(model.net, shape, min(batch_size, n * len(cells)))
+            engine.warm_up(model.net, shape, min(batch_size, n))
     fine = None if all(cell.table.stochastic for cell in cells) else fine_solution(config, model)
     with Progress(transient=True) as bar:
         task = bar.add_task("sampling")
@@ -100,6 +101,7 @@ def review(
             batch_size=batch_size,
             fine=fine,
             film=True,
+            kept=KeptCells(model.folder, model.form),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     own = next(result for result in results if result.own)

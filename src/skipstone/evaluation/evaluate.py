@@ -14,40 +14,13 @@ from skipstone.data import to_bytes
 from skipstone.evaluation.cells import SETTINGS, Cell
 from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Proxies, solver_rmse
 from skipstone.evaluation.metrics.metric import flatten
+from skipstone.evaluation.sampled import FILM_SAMPLES, Batch, Film, KeptCells, Sampled, Sampling
 from skipstone.solvers import StepTable
 
 log = logging.getLogger(__name__)
 
 CLOCK = ("seconds", "images_per_second")  # of a cell that was sampled alone; two samplings of one cell differ in them
-FILM_SAMPLES = 8
 _FILM_FRAMES = 12
-
-
-@dataclass(frozen=True)
-class Film:
-    """A cell's first samples after some of its rows t → p, evenly spread, the last included.
-
-    x, x0: uint8 [frames, samples, C, H, W] on the CPU: the state, and the x0 predicted on the way to it.
-    """
-
-    t: list[int]
-    p: list[int]
-    x: Tensor
-    x0: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Cells that were sampled together, in one batch that stays full: only all of them have a measured time.
-
-    cells:    how many
-    images:   of all of them
-    seconds:  that their sampling took
-    """
-
-    cells: int
-    images: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -100,58 +73,65 @@ def evaluate(
     batch_size: int,
     fine: Tensor | None = None,
     film: bool = False,
+    kept: KeptCells | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Result]:
     """Sample all cells in one batch that stays full, proxies.n images each from the same start noise; measure them.
 
-    fine: each sample's fine-step solution, for solver_rmse of the deterministic cells (evaluation/fine.py).
-    film: whether the first samples' way is kept, too.  progress: as for engine.sample_many.
+    fine:     each sample's fine-step solution, for solver_rmse of the deterministic cells (evaluation/fine.py)
+    film:     whether the first samples' way is kept, too
+    kept:     of this model: cells that are there are not sampled again, the others are added
+    progress: as for engine.sample_many
+
     Compiling is in nobody's seconds. A cell among others has none of its own: its share would be NFE times a constant.
     """
-    tables = [cell.table for cell in cells]
-    size = min(batch_size, proxies.n * len(cells))
-    engine.warm_up(model, shape, size)
-    began = time.perf_counter()
-    sampled = engine.sample_many(model, tables, proxies.n, shape, seed=seed, batch_size=size, progress=progress)
-    sampled = [x.cpu() for x in sampled]  # waits for the device, so the clock reads finished work
-    batch = Batch(len(cells), proxies.n * len(cells), time.perf_counter() - began)
-    results = []
-    for cell, x in zip(cells, sampled, strict=True):
-        shown = _film(model, cell.table, shape, seed) if film else None
-        lost = engine.not_finite(model, cell.table, x, seed=seed)
-        results.append(measure(cell, x, proxies, fine, batch, shown, lost and str(lost)))
-    return results
+    n, compared = proxies.n, 0 if fine is None else len(fine)
+    size = min(batch_size, n)  # whatever the other cells: samples of a cell are the same bits in every evaluation
+    how = Sampling(shape, seed, size)
+    sampled = [kept and kept.read(cell.table, how, n, _compared(cell, compared), film) for cell in cells]
+    missing = [i for i, each in enumerate(sampled) if each is None]
+    if len(missing) < len(cells):
+        log.info("%d of %d cells were sampled before and are kept", len(cells) - len(missing), len(cells))
+    if missing:
+        tables = [cells[i].table for i in missing]
+        engine.warm_up(model, shape, size)
+        began = time.perf_counter()
+        new = engine.sample_many(model, tables, n, shape, seed=seed, batch_size=size, progress=progress)
+        new = [x.cpu() for x in new]  # waits for the device, so the clock reads finished work
+        batch = Batch(len(missing), n * len(missing), time.perf_counter() - began)
+        for i, x in zip(missing, new, strict=True):
+            table = cells[i].table
+            shown = _film(model, table, shape, seed) if film else None
+            lost = engine.not_finite(model, table, x, seed=seed)
+            sampled[i] = Sampled.of(x, batch, _compared(cells[i], compared), shown, lost and str(lost))
+            if kept is not None:
+                kept.write(table, how, sampled[i])
+    return [measure(cell, each, proxies, fine) for cell, each in zip(cells, sampled, strict=True)]
 
 
-def measure(
-    cell: Cell,
-    x: Tensor,
-    proxies: Proxies,
-    fine: Tensor | None,
-    batch: Batch,
-    film: Film | None = None,
-    lost: str | None = None,
-) -> Result:
-    """The result of a cell's samples, float [proxies.n, C, H, W] on the CPU, which were sampled in that batch.
+def _compared(cell: Cell, fine: int) -> int:
+    """How many of a cell's samples are compared with the fine solution."""
+    return 0 if cell.table.stochastic else fine
 
-    lost: which of them are not finite, as for `Result`.
-    """
-    alone = batch.cells == 1
+
+def measure(cell: Cell, sampled: Sampled, proxies: Proxies, fine: Tensor | None) -> Result:
+    """The result of a cell of which proxies.n images were sampled."""
+    batch = sampled.batch
+    alone = batch is not None and batch.cells == 1
     facts = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
     facts |= {
         "seconds": batch.seconds if alone else None,
         "images_per_second": batch.images / batch.seconds if alone else None,
     }
     compares = fine is not None and not cell.table.stochastic
-    error = solver_rmse(x, fine.cpu()) if compares else Measured(SOLVER_RMSE, None, SOLVER_RMSE.floor)
-    samples = to_bytes(x)
-    measured = proxies(samples)
-    if lost is None and not x.isfinite().all():
-        lost = "some of its samples are not finite (NaN or infinite)"
-    if lost is not None:  # as bytes they look like any black image
-        log.warning("samples of %s are not finite, so it has no distances: %s", cell.name, lost)
+    error = solver_rmse(sampled.first, fine.cpu()) if compares else Measured(SOLVER_RMSE, None, SOLVER_RMSE.floor)
+    measured = proxies(sampled.images)
+    if sampled.lost is not None:  # as bytes they look like any black image
+        log.warning("samples of %s are not finite, so it has no distances: %s", cell.name, sampled.lost)
         measured = {name: each.without_value() for name, each in measured.items()}
-    return Result(cell.own, samples, facts, {SOLVER_RMSE.name: error, **measured}, film, batch, lost)
+    return Result(
+        cell.own, sampled.images, facts, {SOLVER_RMSE.name: error, **measured}, sampled.film, batch, sampled.lost
+    )
 
 
 def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:

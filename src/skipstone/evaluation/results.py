@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from skipstone.evaluation.evaluate import CLOCK, Batch, Film, Result
+from skipstone.evaluation.evaluate import CLOCK, Result
 from skipstone.evaluation.metrics import Measured, Memorisation, Metric
 from skipstone.evaluation.metrics import metric as metrics
+from skipstone.evaluation.sampled import Batch, Film
 from skipstone.store import tensors
 
 _NAME = "results.safetensors"

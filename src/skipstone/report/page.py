@@ -14,8 +14,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from skipstone import __version__
-from skipstone.evaluation.evaluate import CLOCK, Film, Result
+from skipstone.evaluation.evaluate import CLOCK, Result
 from skipstone.evaluation.metrics.metric import SOLVER_RMSE, Measured, Metric, leading, limit_name, median_name
+from skipstone.evaluation.sampled import Film
 from skipstone.report import pictures
 from skipstone.report.embed import Embedded, embed_file, embed_samples
 from skipstone.report.explorer import explorer_data

@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from skipstone.evaluation.evaluate import SETTINGS, Batch, Result
+from skipstone.evaluation.evaluate import SETTINGS, Result
 from skipstone.evaluation.metrics import Measured
 from skipstone.evaluation.metrics.metric import best
+from skipstone.evaluation.sampled import Batch
 
 Row = dict[str, Any]
 

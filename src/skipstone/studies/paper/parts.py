@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from skipstone import engine
 from skipstone.commands.finished import OpenedModel
 from skipstone.data import ImageSet, pick, to_unit
-from skipstone.evaluation.evaluate import Batch, Cell, evaluate, measure
+from skipstone.evaluation.evaluate import Cell, evaluate, measure
 from skipstone.evaluation.fine import FineSolution
 from skipstone.evaluation.metrics import MemoryCheck, Proxies
 from skipstone.evaluation.metrics.features import float32
+from skipstone.evaluation.sampled import Batch, Sampled
 from skipstone.network import placement
 from skipstone.schedules import Exp, Quad, Uniform
 from skipstone.solvers import DDIM, DPMSolverPP
@@ -183,8 +184,8 @@ class Tables:
         """The row of config.images_all_steps samples of a cell, and they."""
         began = time.perf_counter()
         x = sample()
-        batch = Batch(1, len(x), time.perf_counter() - began)
-        return measure(cell, x, self.proxies.at(self.config.images_all_steps), None, batch).row, x
+        sampled = Sampled.of(x, Batch(1, len(x), time.perf_counter() - began))
+        return measure(cell, sampled, self.proxies.at(self.config.images_all_steps), None).row, x
 
     def _sample_all_steps(self, cell: Cell, progress: Progress, net: nn.Module | None = None) -> Tensor:
         """config.images_all_steps samples, on the CPU. net: another network than the one that is ready."""
