@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from skipstone import engine
+from skipstone import engine, schedules, solvers
 from skipstone.commands.grid import build_cells
 from skipstone.data import ImageSet, to_bytes
 from skipstone.evaluation import evaluate
+from skipstone.evaluation.cells import make_cell
 from skipstone.evaluation.metrics import Proxies
 from skipstone.evaluation.sampled import KeptCells
 
@@ -49,6 +50,14 @@ def test_every_result_is_its_cells_own(net, cells, proxies):
         assert film.p[-1] == -1
         assert (film.x[-1].int() - result.samples[:8].int()).abs().max() <= 1
         assert film.x.shape == film.x0.shape == (len(film.t), 8, *SHAPE)
+
+
+def test_a_film_ends_at_the_sample_also_after_a_row_without_an_evaluation(net, process, proxies):
+    cell = make_cell(process, schedules.Exp(6), solvers.AFS(solvers.DDIM()))
+    (result,) = evaluate.evaluate(net, [cell], SHAPE, proxies, seed=0, batch_size=20, film=True)
+    assert result.film.p == cell.table.p.tolist()
+    assert result.film.p[-1] == -1
+    assert (result.film.x[-1].int() - result.samples[:8].int()).abs().max() <= 1
 
 
 def test_samples_that_diverge_have_no_distances_but_their_floor(cells, proxies, caplog):

@@ -135,7 +135,8 @@ def measure(cell: Cell, sampled: Sampled, proxies: Proxies, fine: Tensor | None)
 
 
 def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:
-    kept = torch.linspace(0, table.nfe - 1, min(_FILM_FRAMES, table.nfe)).round().long().tolist()
+    rows = len(table.t)  # a row without an evaluation is one, too
+    kept = torch.linspace(0, rows - 1, min(_FILM_FRAMES, rows)).round().long().tolist()
     t, p, x, x0 = [], [], [], []
     # a compiled network would be compiled once more for so small a batch
     with torch.compiler.set_stance("force_eager"):

@@ -1,6 +1,7 @@
 """The fine-step solution: what a deterministic sampler converges to as its steps grow finer, sample by sample.
 
-It is DDIM over every one of the T steps. A model's solution is solved once and kept beside its weights.
+It is third-order DPM-Solver++ over every one of the T steps, because DDIM over all of them has an error that a
+high-order solver falls below at a tenth of the steps. A model's solution is solved once and kept beside its weights.
 """
 
 import json
@@ -15,7 +16,7 @@ from torch import Tensor
 from skipstone import engine
 from skipstone.engine import Model
 from skipstone.process import ForwardProcess
-from skipstone.solvers import DDIM
+from skipstone.solvers import DPMSolverPP, Solver
 from skipstone.store import locks, tensors
 
 log = logging.getLogger(__name__)
@@ -32,19 +33,23 @@ def solve(
     clip_x0: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Samples 0 … n−1 of `seed` by DDIM (eta = 0) over all T steps.
+    """Samples 0 … n−1 of `seed` by DPM-Solver++ of order 3 over all T steps.
 
     model:             eps = model(x, t)
     shape:             (C, H, W) of a sample
     batch_size:        samples per network evaluation
-    to_data, clip_x0:  as for solvers.DDIM
+    to_data, clip_x0:  as for solvers.DPMSolverPP
     progress:          as for engine.sample
 
     Returns float32 [n, C, H, W] in the [−1, 1] scale, on the CPU.
     """
-    table = DDIM(eta=0.0, to_data=to_data, clip_x0=clip_x0).table(process, range(process.num_steps))
+    table = _solver(to_data, clip_x0).table(process, range(process.num_steps))
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled again for this batch
         return engine.sample(model, table, n, shape, seed=seed, batch_size=batch_size, progress=progress).cpu()
+
+
+def _solver(to_data: bool, clip_x0: bool) -> Solver:
+    return DPMSolverPP(order=3, to_data=to_data, clip_x0=clip_x0)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class FineSolution:
     folder:            the model's
     form:              what changes the network's predictions: its weights, precision and kernels
     seed:              of the start noise
-    to_data, clip_x0:  as for solvers.DDIM
+    to_data, clip_x0:  as for `solve`
     """
 
     folder: Path
@@ -107,4 +112,4 @@ class FineSolution:
     @property
     def _of(self) -> str:
         """What the metadata of the file says of whose solution it is."""
-        return json.dumps(self.form, sort_keys=True)
+        return json.dumps({**self.form, "solver": _solver(self.to_data, self.clip_x0).name}, sort_keys=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,11 +94,11 @@ class Tables:
             *(self._row_of_table_1(row) for row in ("0", "1", "σ̂", "0.5", "0.2")),
             self._reconstruction(),
             *([] if baseline is None else [self._baseline(baseline)]),
-            replace(self._all_steps("0", self._solve), others_need_it=True),
+            self._fine_solution(),
             *([] if placement.is_reference(model.trainer) else [self._precision()]),
             self._compared("schedules", DDIM(), [Uniform, Exp]),
             self._compared("solvers", DPMSolverPP(order=2), [Quad, Uniform, Exp]),
-            *(self._all_steps(row, self._sample_all_steps) for row in ("1", "σ̂")),
+            *(self._all_steps(row) for row in ("0", "1", "σ̂")),
         ]
 
     @cached_property
@@ -169,13 +169,13 @@ class Tables:
 
         return Part(name, n * sum(cell.table.nfe for cell in its_cells), n * len(its_cells), run)
 
-    def _all_steps(self, row: str, sample: Callable[[Cell, Progress], Tensor]) -> Part:
+    def _all_steps(self, row: str) -> Part:
         """A cell of Table 1 over every step, at config.images_all_steps."""
         (cell,) = cells.row_of_table_1(self.model.process, row, [self.model.process.num_steps])
         name, n = f"table 1, {published.said(row)}, every step", self.config.images_all_steps
 
         def run(progress: Progress) -> Outcome:
-            line = self._measured(cell, lambda: sample(cell, progress))[0]
+            line = self._measured(cell, lambda: self._sample_all_steps(cell, progress))[0]
             return Outcome([{"part": name, "row": row, **line}], {})
 
         return Part(name, n * cell.table.nfe, n, run)
@@ -219,11 +219,19 @@ class Tables:
         n = config.images_all_steps
         return Part("precision", 2 * n * cell.table.nfe, 2 * n, run, cost=(1 + _IN_FLOAT32) / 2)
 
-    def _solve(self, cell: Cell, progress: Progress) -> Tensor:
-        """The deterministic one is kept beside the model: it is what every other deterministic cell approximates."""
-        x = self._sample_all_steps(cell, progress)
-        self._solution.write(x)
-        return x
+    def _fine_solution(self) -> Part:
+        """What every deterministic cell approximates, kept beside the model."""
+        config, process, n = self.config, self.model.process, self.config.images_all_steps
+        name = "fine solution"
+
+        def run(progress: Progress) -> Outcome:
+            size, began = min(config.batch_size, n), time.perf_counter()
+            self._solution.ensure(self.net, process, n, self.images.shape, size, progress)
+            return Outcome(
+                [{"part": name, "row": "0", "nfe": process.num_steps, "images": n}], {}, time.perf_counter() - began
+            )
+
+        return Part(name, n * process.num_steps, n, run, others_need_it=True)
 
     @property
     def fine(self) -> Tensor | None:
