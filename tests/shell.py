@@ -15,7 +15,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
 
 
-_WARM = Interpreter()
+WARM = Interpreter()
 
 
 def python(*arguments, shell=None, cwd=ROOT, environment=ENVIRONMENT):
@@ -25,7 +25,7 @@ def python(*arguments, shell=None, cwd=ROOT, environment=ENVIRONMENT):
     another.
     """
     if shell is None and environment is ENVIRONMENT and str(arguments[0]).endswith(".py"):
-        return _WARM.run(arguments, cwd, environment)
+        return WARM.run(arguments, cwd, environment)
     return subprocess.run(
         ["bash", "-c", f'{shell or "exec"} "$@"', "bash", sys.executable, *map(str, arguments)],
         cwd=cwd,

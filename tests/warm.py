@@ -4,6 +4,8 @@ Each is a process of its own, with the arguments, folder, environment and end th
 spared is seconds of imports. What a command imports, and when, is tested with one that `shell.python` starts.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -14,6 +16,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from pathlib import Path
 
 _NEEDED = (
@@ -69,16 +73,30 @@ def _become(words, cwd, environment, limit, said):
         os.close(opened)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * limit, 1024 * limit))
-    if words[0] == "-c":
-        sys.argv, sys.path[0] = ["-c", *words[2:]], ""
-        exec(words[1], {"__name__": "__main__"})
-    else:
-        sys.argv, sys.path[0] = words, str(Path(words[0]).absolute().parent)
-        runpy.run_path(words[0], run_name="__main__")
+    code = 1
+    try:
+        if words[0] == "-c":
+            sys.argv, sys.path[0] = ["-c", *words[2:]], ""
+            exec(words[1], {"__name__": "__main__"})
+        else:
+            sys.argv, sys.path[0] = words, str(Path(words[0]).absolute().parent)
+            runpy.run_path(words[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+    # What Python does at its end, but for taking down all modules, which copies most of this process's memory
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
     for _module in _NEEDED:
         importlib.import_module(f"skipstone.{_module}")
+    gc.freeze()
     if _command := _asked():
         _become(**_command)

@@ -193,6 +193,13 @@ def test_help_may_be_cut_off():
     assert done.stderr == ""
 
 
+def test_a_finished_model_is_opened_sampled_and_reported_without_torchvision_and_lightning():
+    """Each of which takes longer to import than torch."""
+    tell = "import sys, skipstone.data, skipstone.commands.finished, skipstone.commands.evaluate, skipstone.report.page"
+    done = python("-c", f"{tell}; print({{'torchvision', 'lightning'}} & set(sys.modules))")
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 @pytest.mark.parametrize("wrong", ["tau=0", "training.decay=linear", "dataset.root=nowhere", "schedule.tau=7"])
 def test_what_is_refused_is_refused_before_the_long_imports(wrong, tmp_path):
     arguments = ["experiment=smoke", "logger=csv", f"paths.outputs={tmp_path}", wrong]
