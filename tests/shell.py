@@ -16,13 +16,13 @@ ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
 
 
 WARM = Interpreter()
+SHELL = {"shell": "exec"}  # a line of bash starts an interpreter of its own
 
 
 def python(*arguments, shell=None, cwd=ROOT, environment=ENVIRONMENT):
     """`python *arguments`, a process of its own; one that hangs fails its test.
 
-    A script of ours is spared its imports, unless a line of bash is to start it (shell="exec") or its environment is
-    another.
+    A script of ours is spared its imports, unless a line of bash is to start it or its environment is another.
     """
     if shell is None and environment is ENVIRONMENT and str(arguments[0]).endswith(".py"):
         return WARM.run(arguments, cwd, environment)

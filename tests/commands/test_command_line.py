@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 from PIL import Image
-from shell import ENVIRONMENT, ROOT, python, run, run_folder, summary_of
+from shell import ENVIRONMENT, ROOT, SHELL, python, run, run_folder, summary_of
 
 COLUMNS = [
     "cell",
@@ -54,7 +54,7 @@ def outputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(outputs):
     """One training and sampling with the default logger, offline."""
-    done = run(f"paths.outputs={outputs}", "schedule=exp", "eta=0.5")
+    done = run(f"paths.outputs={outputs}", "schedule=exp", "eta=0.5", **SHELL)
     assert done.returncode == 0, done.stderr
     return done
 
