@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def png(picture: Image.Image | Figure, dpi: int = 100) -> bytes:
             text.set_parse_math(False)
             text.set_text(printable(text.get_text()))
         picture.set_dpi(dpi)
-        FigureCanvasAgg(picture).print_png(content)  # savefig would draw all of it twice, first for the layout alone
+        with warnings.catch_warnings():  # a box stands for a letter that no font has
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            FigureCanvasAgg(picture).print_png(content)  # savefig would draw all twice, first for the layout alone
     else:
         picture.save(content, "PNG")
     return content.getvalue()
