@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores would else wait for each other
 os.environ["WANDB_MODE"] = "offline"
 
 import pytest
@@ -11,7 +12,6 @@ from hydra import compose, initialize_config_dir
 
 from skipstone import ForwardProcess, UNet, noise
 from skipstone.commands.cli import CONF
-
 
 # The files that take longest. They begin first, so that at the end no worker waits for another.
 LONGEST = (
