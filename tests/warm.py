@@ -84,6 +84,9 @@ def _become(words, cwd, environment, limit, said):
         code = 0
     except SystemExit as end:
         code = end.code or 0
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
     # What Python does at its end, but for taking down all modules, which copies most of this process's memory
