@@ -32,7 +32,7 @@ class Interpreter:
     def __init__(self):
         self._process = None
 
-    def run(self, words, cwd, environment, limit=None, timeout=240):
+    def run(self, words, cwd, environment, limit=None, timeout=480):
         """`python *words`, as subprocess.run gives it; limit: KiB that a file may have."""
         if self._process is None or self._process.poll() is not None:
             pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
