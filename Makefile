@@ -1,17 +1,19 @@
 # The two commands: `make train ARGS="schedule=exp eta=0.0"` and `make test`. Each makes .venv on first use.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two workers, and files in the order of tests/conftest.py
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
 
 # The first tier: what starts no command.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/commands $(ARGS)
+	$(BIN)/python -m pytest $(TWO) --ignore tests/commands $(ARGS)
 
 # Both tiers.
 test-all: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(TWO) $(ARGS)
 
 # The third tier.
 attack: .venv/installed

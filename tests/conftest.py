@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores would else wait for each other
 os.environ["WANDB_MODE"] = "offline"
 
 import pytest
@@ -11,6 +12,19 @@ from hydra import compose, initialize_config_dir
 
 from skipstone import ForwardProcess, UNet, noise
 from skipstone.commands.cli import CONF
+
+# The files that take longest. They begin first, so that at the end no worker waits for another.
+LONGEST = (
+    "test_bad_inputs", "test_sweep", "test_launchers", "test_survival", "test_devices", "test_locks", "test_suspended",
+    "test_command_line", "test_commands", "test_words", "test_benchmark", "test_claims", "test_exchange_commands",
+    "test_trained", "test_results", "test_metrics", "test_quality", "test_kernels", "test_gits", "test_training",
+    "test_unet", "test_edm",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")

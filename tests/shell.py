@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm import Interpreter
+
 ROOT = Path(__file__).parents[1]
 
 # Of a user who is not logged in to W&B, whoever runs the tests.
@@ -13,10 +15,19 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
 
 
-def python(*arguments, shell="exec", cwd=ROOT, environment=ENVIRONMENT):
-    """A fresh interpreter, started by a line of bash; one that hangs fails its test."""
+WARM = Interpreter()
+SHELL = {"shell": "exec"}  # a line of bash starts an interpreter of its own
+
+
+def python(*arguments, shell=None, cwd=ROOT, environment=ENVIRONMENT):
+    """`python *arguments`, a process of its own; one that hangs fails its test.
+
+    A script of ours is spared its imports, unless a line of bash is to start it or its environment is another.
+    """
+    if shell is None and environment is ENVIRONMENT and str(arguments[0]).endswith(".py"):
+        return WARM.run(arguments, cwd, environment)
     return subprocess.run(
-        ["bash", "-c", f'{shell} "$@"', "bash", sys.executable, *map(str, arguments)],
+        ["bash", "-c", f'{shell or "exec"} "$@"', "bash", sys.executable, *map(str, arguments)],
         cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,

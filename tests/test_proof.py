@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from hydra.utils import instantiate
-from shell import ROOT, python
+from shell import ROOT, SHELL, python
 
 from skipstone import ForwardProcess, noise, prove, schedules, solvers
 from skipstone.solvers import amplification, between_noise, convergence, load_table
@@ -82,7 +82,7 @@ def test_solvers_that_undo_themselves_keep_lemma_1(solver):
 
 def test_the_command_prints_and_writes_it(tmp_path):
     out = tmp_path / "out"
-    done = python("scripts/solver.py", "solver=unipc", "nfe=10", f"out={out}", f"paths.outputs={tmp_path}")
+    done = python("scripts/solver.py", "solver=unipc", "nfe=10", f"out={out}", f"paths.outputs={tmp_path}", **SHELL)
     assert done.returncode == 0, done.stderr
     assert re.search(r"evaluations +10 ", done.stdout)
     proof = json.loads((out / "proof.json").read_text())

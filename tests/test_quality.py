@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from shell import python
+from shell import SHELL, python
 
 from skipstone import ForwardProcess, noise, schedules, solvers
 from skipstone.store.models import ModelStore
@@ -42,15 +42,15 @@ def outputs(tmp_path_factory, composed):
     return folder
 
 
-def run(outputs, *words):
+def run(outputs, *words, **how):
     (key,) = ModelStore(outputs).keys()
-    return python("scripts/quality.py", f"run={key}", f"paths.outputs={outputs}", *SMALL, *words)
+    return python("scripts/quality.py", f"run={key}", f"paths.outputs={outputs}", *SMALL, *words, **how)
 
 
 @pytest.fixture(scope="module")
 def done(outputs, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    finished = run(outputs, f"out={out}")
+    finished = run(outputs, f"out={out}", **SHELL)
     assert finished.returncode == 0, finished.stderr
     return out
 

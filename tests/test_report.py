@@ -8,10 +8,26 @@ import torch
 from cells import METRICS, make_grid, make_result
 from matplotlib.figure import Figure
 from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid as torchvisions
 
 from skipstone.evaluation.metrics.metric import read
 from skipstone.report import csv, curves, pictures, sheet, terminal
 from skipstone.report.rows import families, metrics, show, stops
+from skipstone.report.tiles import tiled, to_pil
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("n", "columns", "gap"), [(1, None, 2), (5, None, 2), (64, None, 2), (6, 3, 1), (7, 3, 0), (2, 9, 1)]
+)
+def test_samples_as_one_picture_are_torchvisions(channels, n, columns, gap):
+    images = torch.randint(256, (n, channels, 5, 7), dtype=torch.uint8)
+    side = columns or int((n - 1) ** 0.5) + 1
+    assert torch.equal(tiled(images, columns, gap), torchvisions(images, nrow=side, padding=gap, pad_value=96))
+    for picture in (images[0], tiled(images, columns, gap)):
+        ours, theirs = to_pil(picture), to_pil_image(picture)
+        assert (ours.mode, ours.size, ours.tobytes()) == (theirs.mode, theirs.size, theirs.tobytes())
 
 
 @pytest.mark.parametrize("schedules", [1, 2, 4])

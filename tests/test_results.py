@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from shell import python
+from shell import SHELL, python
 
 from skipstone import engine, load, schedules, solvers
 from skipstone.data import to_bytes
@@ -47,7 +47,7 @@ def outputs(tmp_path_factory, composed):
     return folder
 
 
-def run(outputs, out, *arguments):
+def run(outputs, out, *arguments, **how):
     main, baseline = ModelStore(outputs).keys()
     few = ["images=12", "images_all_steps=10", "images_back=3", "batch_size=16", "nfes_back=[5,20,100]"]
     few += [
@@ -57,7 +57,7 @@ def run(outputs, out, *arguments):
         "metrics.classifier_steps=5",
     ]
     where = [f"paths.outputs={outputs}", f"out={out}", "device=cpu", "dataset=mnist5k"]
-    return python("scripts/tables.py", f"run={main}", f"baseline={baseline}", *where, *few, *arguments)
+    return python("scripts/tables.py", f"run={main}", f"baseline={baseline}", *where, *few, *arguments, **how)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def done(outputs, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
     tried = out.parent / "tried.yaml"
     tried.write_text("- {what: a wider network, images_seen: 1234567, fd_classifier at 10: 8.125, note: slow}\n")
-    finished = run(outputs, out, f"tried={tried}", "train_command='python train.py model.base=8'")
+    finished = run(outputs, out, f"tried={tried}", "train_command='python train.py model.base=8'", **SHELL)
     assert finished.returncode == 0, finished.stderr
     return out
 

@@ -1,36 +1,22 @@
 """Every bad input gets one sentence that says what to do and an exit code, soon, and harms nothing."""
 
 import hashlib
-import os
 import re
 import resource
-import runpy
 import shlex
 import shutil
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from bad_inputs import CASES, FAMILIES, OFFLINE, TRAIN, Case
-from forks import FORKS
 from omegaconf import OmegaConf
 from rooms import Room, nothing
-from shell import ENVIRONMENT, ROOT, python
+from shell import ENVIRONMENT, ROOT, WARM, python
 
 TABLE = ROOT / "tests" / "commands" / "bad-input.md"
 ERROR = re.compile(r"(?:error|\w+\.py: error|ValueError|FileNotFoundError): (.*)")  # the last two from Python
 # What a run says of itself before it fails
 LOG = r"outputs/(runs/[^/]+/[^/]+|sweeps/[^/]+/[^/]+(/\d+)?)/(\.hydra/\w+\.yaml|train\.log|error\.txt|multirun\.yaml)"
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 def words_of(case: Case, room: Room) -> list[str]:
@@ -41,28 +27,10 @@ def words_of(case: Case, room: Room) -> list[str]:
     return shlex.split(re.sub(r"^train\.py(?! resume=)", TRAIN, command))
 
 
-def forked(words: list[str], folder: Path, environment: dict[str, str], limit: int | None = None) -> Done:
+def forked(words: list[str], folder: Path, environment: dict[str, str], limit: int | None = None):
     """The command in a fork of a process that has imported everything."""
-    files = [folder.with_suffix(end) for end in (".out", ".err")]
-    process = FORKS.Process(target=_run, args=(words, folder, ENVIRONMENT | environment, limit, files))
-    process.start()
-    process.join(120)
-    return Done(process.exitcode, *(file.read_text(errors="replace") for file in files))
-
-
-def _run(words, folder, environment, limit, files):
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    for number, file in enumerate(files, 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    if limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * limit, 1024 * limit))
-    if words[0] == "-c":
-        exec(words[1], {})
-    else:
-        sys.argv = words
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    script = words if words[0] == "-c" else [ROOT / words[0], *words[1:]]
+    return WARM.run(script, folder, ENVIRONMENT | environment, limit)
 
 
 @pytest.fixture(scope="module")

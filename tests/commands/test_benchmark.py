@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from shell import ROOT, python
+from shell import ROOT, SHELL, python
 
 from skipstone import UNet, engine, schedules
 from skipstone.studies.speed import clock, grid, history, peers, sweep
@@ -111,7 +111,7 @@ QUICK = ["--rounds", "2", "--steps", "2", "evaluation.batch_size=2", "training.b
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
     path = tmp_path_factory.mktemp("sampled") / "new" / "sampling.json"
-    done = python("scripts/benchmark.py", "sampling", *QUICK, "--peer", "--profile", "--json", path)
+    done = python("scripts/benchmark.py", "sampling", *QUICK, "--peer", "--profile", "--json", path, **SHELL)
     assert done.returncode == 0, done.stderr
     return path, done.stdout
 
@@ -169,7 +169,7 @@ def test_what_is_no_result_is_refused(tmp_path):
 
 def test_training_compares_fit_with_a_bare_loop_and_with_the_peer(tmp_path, door, capsys):
     path = tmp_path / "training.json"
-    door("training", *QUICK, "--rounds", "1", "--peer", "--minutes", "0.01", "--profile", "--json", path)
+    door("training", *QUICK, "--rounds", "1", "--peer", "--minutes", "0.01", "--profile", "--json", path, **SHELL)
     content = json.loads(path.read_text())
     rows = content["rows"]
     assert [row["name"] for row in rows[:3]] == ["bare loop", "trainer.fit", "diffusers, float32"]

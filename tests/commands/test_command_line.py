@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 from PIL import Image
-from shell import ENVIRONMENT, ROOT, python, run, run_folder, summary_of
+from shell import ENVIRONMENT, ROOT, SHELL, python, run, run_folder, summary_of
 
 COLUMNS = [
     "cell",
@@ -54,7 +54,7 @@ def outputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(outputs):
     """One training and sampling with the default logger, offline."""
-    done = run(f"paths.outputs={outputs}", "schedule=exp", "eta=0.5")
+    done = run(f"paths.outputs={outputs}", "schedule=exp", "eta=0.5", **SHELL)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -191,6 +191,13 @@ def test_help_may_be_cut_off():
     )
     os.close(here)
     assert done.stderr == ""
+
+
+def test_a_finished_model_is_opened_sampled_and_reported_without_torchvision_and_lightning():
+    """Each of which takes longer to import than torch."""
+    tell = "import sys, skipstone.data, skipstone.commands.finished, skipstone.commands.evaluate, skipstone.report.page"
+    done = python("-c", f"{tell}; print({{'torchvision', 'lightning'}} & set(sys.modules))")
+    assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 @pytest.mark.parametrize("wrong", ["tau=0", "training.decay=linear", "dataset.root=nowhere", "schedule.tau=7"])

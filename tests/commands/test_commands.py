@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from shell import python
+from shell import SHELL, python
 
 from skipstone import engine, load, schedules, solvers
 from skipstone.store.models import ModelStore
@@ -44,14 +44,16 @@ def outputs(tmp_path_factory, composed):
     return folder
 
 
-def run(command, outputs, *arguments):
+def run(command, outputs, *arguments, **how):
     (key,) = (path.name for path in (outputs / "models").iterdir())
-    return python(f"scripts/{command}.py", f"run={key}", f"paths.outputs={outputs}", *arguments)
+    return python(f"scripts/{command}.py", f"run={key}", f"paths.outputs={outputs}", *arguments, **how)
 
 
 def test_sample(outputs, tmp_path):
     out = tmp_path / "out"
-    done = run("sample", outputs, "tau=5", "eta=1.0", "n=3", "seed=7", "singles=true", "gif=true", f"out={out}")
+    done = run(
+        "sample", outputs, "tau=5", "eta=1.0", "n=3", "seed=7", "singles=true", "gif=true", f"out={out}", **SHELL
+    )
     assert done.returncode == 0, done.stderr
     net, process = load(next((outputs / "models").iterdir()))
     table = solvers.DDIM(eta=1.0).table(process, schedules.Exp(5)(100))
@@ -63,7 +65,7 @@ def test_sample(outputs, tmp_path):
 
 
 def test_interpolate(outputs, tmp_path):
-    done = run("interpolate", outputs, "tau=4", "rows=2", "columns=3", f"out={tmp_path / 'out'}")
+    done = run("interpolate", outputs, "tau=4", "rows=2", "columns=3", f"out={tmp_path / 'out'}", **SHELL)
     assert done.returncode == 0, done.stderr
     width, height = Image.open(tmp_path / "out" / "grid.png").size
     assert width > height
@@ -71,7 +73,7 @@ def test_interpolate(outputs, tmp_path):
 
 def test_reconstruct(outputs, tmp_path):
     arguments = ["n=4", "taus=[5,20,80]", "exact=[20]", "tau=20", f"out={tmp_path / 'out'}"]
-    done = run("reconstruct", outputs, *arguments)
+    done = run("reconstruct", outputs, *arguments, **SHELL)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out" / "reconstruction.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -134,7 +136,7 @@ FEW = ["metrics.features=8", "metrics.classifier_steps=10"]
 def test_evaluate(outputs, tmp_path):
     out = tmp_path / "out"
     grid = ["evaluation.taus=[3,6]", "evaluation.etas=[0.0,1.0]", "evaluation.schedules={uniform: [40]}"]
-    done = run("evaluate", outputs, "tau=3", *grid, "evaluation.images=12", *FEW, f"out={out}")
+    done = run("evaluate", outputs, "tau=3", *grid, "evaluation.images=12", *FEW, f"out={out}", **SHELL)
     assert done.returncode == 0, done.stderr
     with (out / "evaluation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -155,7 +157,7 @@ def test_evaluate(outputs, tmp_path):
 def test_study(outputs, tmp_path):
     out = tmp_path / "out"
     few = ["n=200", "floors=5", "repeats=1", "taus=[2,4]", "tau=2", "etas=[0.0,1.0]", "dataset=mnist5k", *FEW]
-    done = run("study", outputs, *few, f"out={out}")
+    done = run("study", outputs, *few, f"out={out}", **SHELL)
     assert done.returncode == 0, done.stderr
     with (out / "study.csv").open(newline="") as file:
         rows = {row["series"]: row for row in csv.DictReader(file)}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from safetensors.torch import load_file
-from shell import ENVIRONMENT, ROOT, run
+from shell import ENVIRONMENT, ROOT, SHELL, run
 
 TWO = ("trainer.devices=2", "trainer.accelerator=cpu", "logger=none", "trainer.enable_progress_bar=false")
 FORTY = ("trainer.max_steps=40", "training.weighting=none")  # steps of L_simple, in which roundings grow least
@@ -68,7 +68,7 @@ def undisturbed(tmp_path_factory):
     stored = []
     for words in ((), TWO[:2]):
         outputs = tmp_path_factory.mktemp("outputs")
-        done = run(*words, "logger=none", *FORTY, f"paths.outputs={outputs}")
+        done = run(*words, "logger=none", *FORTY, f"paths.outputs={outputs}", **SHELL)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Look next at") == 1
         assert "`" not in done.stdout + done.stderr  # Lightning's words, which each rank would print
@@ -86,12 +86,13 @@ def test_two_devices_train_what_one_does(undisturbed):
 
 
 def test_jobs_of_a_sweep_use_two_devices_one_after_the_other(tmp_path):
-    done = run("-m", *TWO, "seed=0,1", f"paths.outputs={tmp_path}")
+    done = run("-m", *TWO, "seed=0,1", f"paths.outputs={tmp_path}", **SHELL)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("models/*/DONE"))) == 2
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "SIGINT to the group"])
+# To the command alone, SIGINT is answered as SIGTERM is
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.attack), "SIGINT to the group"])
 def test_a_signal_reaches_every_rank_and_the_same_command_goes_on(how, undisturbed, tmp_path):
     words = (*FORTY, "trainer.checkpoint_every_n_steps=1000", f"paths.outputs={tmp_path}")
     command = start(*words, "trainer.val_check_interval=1.0")
@@ -106,7 +107,7 @@ def test_a_signal_reaches_every_rank_and_the_same_command_goes_on(how, undisturb
     assert "Traceback" not in told
     assert "interrupted; the same command continues" in told
     assert not any(alive(pid) for pid in both)
-    done = run(*TWO, *words)
+    done = run(*TWO, *words, **SHELL)
     assert done.returncode == 0, done.stderr
     assert difference(weights(tmp_path), undisturbed[1][0]) == 0
 
@@ -139,7 +140,7 @@ def test_a_rank_that_is_killed_ends_the_command_in_one_sentence(undisturbed, tmp
     assert "Traceback" not in told.split("error:")[-1]
     assert re.search(r"error: the process of device \d was killed, .* goes on from the last checkpoint", told), told
     assert not any(alive(pid) for pid in both)
-    done = run(*TWO, *words)
+    done = run(*TWO, *words, **SHELL)
     assert done.returncode == 0, done.stderr
     assert difference(weights(tmp_path), undisturbed[1][0]) == 0
 

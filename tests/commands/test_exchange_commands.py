@@ -9,7 +9,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from karras import Karras, pickled
 from nichol import Nichol
 from safetensors.torch import save_file
-from shell import python
+from shell import SHELL, python
 from test_exchange import PAPER
 
 from skipstone import UNet, engine, load, schedules, solvers
@@ -80,7 +80,7 @@ def test_a_model_goes_to_diffusers_and_comes_back_as_itself(tmp_path):
         "a,exp,ddim,5,0.0,6,16,0.25,0.01,1.5,0.1,0.75\nb,exp,ddim,5,1.0,6,16,,,2.5,0.1,0.75\n"
     )
     words = ["license=mit", "data=faces | of *one* kind", f"cells={tmp_path / 'run'}", where]
-    done = python("scripts/export.py", f"run={tmp_path / 'theirs'}", f"out={tmp_path / 'out'}", *words)
+    done = python("scripts/export.py", f"run={tmp_path / 'theirs'}", f"out={tmp_path / 'out'}", *words, **SHELL)
     assert done.returncode == 0, done.stderr
     exported = DDIMPipeline.from_pretrained(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(exported.unet.parameters(), net.parameters(), strict=True))

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 import torch
 from filelock import SoftFileLease
-from shell import ENVIRONMENT, ROOT, python, run, summary_of
+from shell import ENVIRONMENT, ROOT, SHELL, python, run, summary_of
 from test_survival import PATIENCE, wait_for
 
 from skipstone.commands.sweeps import launch
@@ -48,7 +48,7 @@ def assert_one_training_and_one_report(outputs, said):
 def test_joblib(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "tau=99,3", "eta=0.0,1.0", "fresh=true", "-m"]
-    done = run(f"paths.outputs={tmp_path}", *sweep)
+    done = run(f"paths.outputs={tmp_path}", *sweep, **SHELL)
     assert done.returncode == 1
     logs = assert_one_training_and_one_report(tmp_path, done.stderr)
     assert logs.count("] - training a classifier") == 1

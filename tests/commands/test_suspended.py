@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from shell import ENVIRONMENT, ROOT
+from shell import ENVIRONMENT, ROOT, WARM
 from test_survival import PATIENCE, wait_for
 
 TRAIN = ["train.py", "experiment=smoke", "logger=none", "trainer.max_steps=12", "trainer.checkpoint_every_n_steps=2"]
@@ -41,18 +41,21 @@ MOMENTS = {
 }
 
 
-def begin(outputs, *words, moment=()):
-    """The command, as a process that writes what it says into a file beside outputs; with a moment it falls asleep."""
-    sleeper = ["-c", SLEEPER, *map(str, moment)] if moment else []
-    said = outputs.with_suffix(".asleep" if moment else ".said")
+def begin(outputs, *words, moment):
+    """The command, as a process that falls asleep, and writes what it says into a file beside outputs."""
     return subprocess.Popen(
-        [sys.executable, *sleeper, *TRAIN, f"paths.outputs={outputs}", *words],
+        [sys.executable, "-c", SLEEPER, *map(str, moment), *TRAIN, f"paths.outputs={outputs}", *words],
         cwd=ROOT,
         env=ENVIRONMENT | LEASE,
         stdin=subprocess.DEVNULL,
-        stdout=said.open("w"),
+        stdout=outputs.with_suffix(".asleep").open("w"),
         stderr=subprocess.STDOUT,
     )
+
+
+def complete(outputs, *words):
+    done = WARM.run([*TRAIN, f"paths.outputs={outputs}", *words], ROOT, ENVIRONMENT | LEASE)
+    assert done.returncode == 0, done.stderr
 
 
 def asleep(process):
@@ -67,7 +70,7 @@ def content(folder):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("undisturbed") / "outputs"
-    assert begin(outputs).wait(PATIENCE) == 0
+    complete(outputs)
     return outputs
 
 
@@ -76,7 +79,7 @@ def taken_over(outputs, moment, *words):
     first = begin(outputs, *words, moment=moment)
     try:
         wait_for(lambda: asleep(first))
-        assert begin(outputs, *words).wait(PATIENCE) == 0, outputs.with_suffix(".said").read_text()
+        complete(outputs, *words)
         (folder,) = (outputs / "models").iterdir()
         left = content(folder)
         first.send_signal(signal.SIGCONT)

@@ -14,7 +14,7 @@ from cells import make_grid
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from shell import ENVIRONMENT, ROOT, python, run, summary_of
+from shell import ENVIRONMENT, ROOT, SHELL, python, run, summary_of
 
 import train
 from skipstone.commands import schema
@@ -32,7 +32,7 @@ _TRAINING = "[skipstone.commands.train][INFO] - training "
 def done(tmp_path_factory):
     """Six jobs, two of which ask for a tau that there is not; fresh=true trains once all the same."""
     outputs = tmp_path_factory.mktemp("outputs")
-    return run(f"paths.outputs={outputs}", "tau=3,5,99", "eta=0.0,1.0", "fresh=true", "-m"), outputs
+    return run(f"paths.outputs={outputs}", "tau=3,5,99", "eta=0.0,1.0", "fresh=true", "-m", **SHELL), outputs
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_result_that_is_another_jobs_is_named_and_made_anew(done, folder):
     """Copied from another job; or there since before the command was edited."""
     foreign = (folder / "2" / "results.safetensors").read_bytes()
     (folder / "0" / "results.safetensors").write_bytes(foreign)
-    said = " ".join(python("scripts/report.py", folder).stdout.split())
+    said = " ".join(python("scripts/report.py", folder, **SHELL).stdout.split())
     assert re.search(r"Job 0 \(.* tau=3 eta=0.0 .*\) has no result: its results are of another job \(.* tau=5 ", said)
     assert len(rows_of(folder / "evaluation.csv")) == 3
     rerun = python("train.py", f"resume={folder}", "logger=none")

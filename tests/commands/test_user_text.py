@@ -53,6 +53,7 @@ def sweep(tmp_path_factory):
     done = python(ROOT / "train.py", "-m", "experiment=smoke", *words, *tracked, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
     return done, folder / "swept"
 
 

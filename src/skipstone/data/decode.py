@@ -69,7 +69,7 @@ def _for_each(read: Callable[[int], None], which: Sequence[int], paths: Sequence
 
     # Pillow decodes outside the interpreter's lock, so threads speed this up where images are large.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what cannot be read is refused below
         try:
             list(pool.map(some, [which[i : i + _CHUNK] for i in range(0, len(which), _CHUNK)]))
         finally:

@@ -6,16 +6,18 @@ import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.datasets import VisionDataset
 
 from skipstone.data.images import ImageSet, check, fit, split
 from skipstone.data.scan import shown
+
+if TYPE_CHECKING:
+    from torchvision.datasets import VisionDataset
 
 
 def mnist5k(name: str, image_size: int, channels: int, held_out: int, flip: bool) -> ImageSet:
@@ -42,6 +44,8 @@ def from_torchvision(name: str, source: str, root: str, image_size: int, channel
 
 def _read(source: str, root: str, train: bool) -> tuple[Tensor, Tensor]:
     """One part: images uint8 [N, C, H, W], labels int64 [N]."""
+    import torchvision  # takes longer than torch
+
     make = getattr(torchvision.datasets, source, None)
     if make is None or "train" not in inspect.signature(make).parameters:
         raise ValueError(
@@ -75,7 +79,7 @@ def _read(source: str, root: str, train: bool) -> tuple[Tensor, Tensor]:
     return (images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)), labels
 
 
-def _open(make: Callable[..., VisionDataset], top: Path, train: bool) -> VisionDataset:
+def _open(make: Callable[..., "VisionDataset"], top: Path, train: bool) -> "VisionDataset":
     """What is there, downloaded first where nothing is. Raises ConnectionError where it is not to be had."""
     try:
         return make(top, train=train)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
+
+from skipstone.report.tiles import to_pil
 
 _QUALITY = 88  # of WebP: small images are enlarged by the page, which shows what is lost
 _QUALITY_OF_LARGE = 60
@@ -37,7 +38,7 @@ class Drawing(NamedTuple):
 def embed_samples(picture: Tensor) -> Embedded:
     """uint8 [C, H, W] as lossy WebP: noise does not compress, and a page holds a lot of it."""
     large = picture.shape[1] * picture.shape[2] > _LARGE
-    return _embed(to_pil_image(picture), quality=_QUALITY_OF_LARGE if large else _QUALITY, method=4)
+    return _embed(to_pil(picture), quality=_QUALITY_OF_LARGE if large else _QUALITY, method=4)
 
 
 def embed_file(path: Path) -> Embedded:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from skipstone.evaluation.evaluate import Result
 from skipstone.evaluation.metrics import Measured
@@ -23,6 +22,7 @@ from skipstone.report.rows import (
     telling,
     told_apart,
 )  # fmt: skip
+from skipstone.report.tiles import tiled
 
 Data = dict[str, Any]
 
@@ -73,7 +73,7 @@ def explorer_data(results: Sequence[Result]) -> Data | None:
 
 def _sprite(frames: Tensor) -> str:
     """uint8 [F, m, C, H, W] as one picture of F rows and m columns without gaps."""
-    return embed_samples(make_grid(frames.flatten(0, 1), nrow=frames.shape[1], padding=0)).uri
+    return embed_samples(tiled(frames.flatten(0, 1), columns=frames.shape[1], gap=0)).uri
 
 
 def _number(measured: Measured | None, place: Callable[[float | None], float | None]) -> Data:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jinja2
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from skipstone import __version__
 from skipstone.evaluation.evaluate import CLOCK, Result
@@ -21,6 +20,7 @@ from skipstone.report import pictures
 from skipstone.report.embed import Embedded, embed_file, embed_samples
 from skipstone.report.explorer import explorer_data
 from skipstone.report.rows import batches, caption, choices, finite, metrics, nearest, numbers, show, time
+from skipstone.report.tiles import tiled
 from skipstone.store import files
 
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
@@ -181,7 +181,7 @@ def _strips(film: Film | None) -> list[Embedded]:
     if film is None:
         return []
     return [
-        embed_samples(make_grid(torch.cat([film.x[:, k], film.x0[:, k]]), nrow=len(film.t), padding=1, pad_value=96))
+        embed_samples(tiled(torch.cat([film.x[:, k], film.x0[:, k]]), columns=len(film.t)))
         for k in range(min(_STRIPS, film.x.shape[1]))
     ]
 
@@ -196,7 +196,7 @@ def _neighbours(neighbours: Neighbours | None) -> list[_Pair]:
     if neighbours is None:
         return []
     return [
-        _Pair(embed_samples(sample), embed_samples(make_grid(nearest, padding=1, pad_value=96)), distances)
+        _Pair(embed_samples(sample), embed_samples(tiled(nearest, columns=len(nearest))), distances)
         for sample, nearest, distances in zip(
             neighbours.samples, neighbours.nearest, neighbours.distances.tolist(), strict=True
         )

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from skipstone.report.rows import printable
+from skipstone.report.tiles import tiled, to_pil
 from skipstone.store import files
 
 GRID_IMAGES = 64
@@ -24,24 +24,24 @@ _SMALLEST_GRID = 400  # pixels a side: grids of small images are enlarged by a w
 def grid(samples: Tensor, columns: int | None = None) -> Tensor:
     """The first 64 samples, or all of them in so many columns, as one picture. uint8 [N, C, H, W] → [3, H', W']."""
     shown = samples if columns else samples[:GRID_IMAGES]
-    return make_grid(shown, nrow=columns or math.ceil(math.sqrt(len(shown))), padding=2, pad_value=96)
+    return tiled(shown, columns, gap=2)
 
 
 def save_grid(samples: Tensor, path: Path, columns: int | None = None) -> None:
     """Write `grid(samples)` as a PNG, enlarged without smoothing until it can be looked at."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(to_pil_image(_enlarged(grid(samples, columns))), path)
+    write(to_pil(_enlarged(grid(samples, columns))), path)
 
 
 def save_image(image: Tensor, path: Path) -> None:
     """Write one image, uint8 [C, H, W], as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(image).save(path)
+    to_pil(image).save(path)
 
 
 def save_animation(steps: Sequence[tuple[Tensor, Tensor]], path: Path) -> None:
     """Write a GIF of a trajectory: each step's x_t above its predicted x0, uint8 [N, C, H, W] each; the last stays."""
-    frames = [to_pil_image(_enlarged(grid(torch.cat(pair), columns=len(pair[0])))) for pair in steps]
+    frames = [to_pil(_enlarged(grid(torch.cat(pair), columns=len(pair[0])))) for pair in steps]
     durations = [80] * (len(frames) - 1) + [2000]  # milliseconds
     content = io.BytesIO()
     frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
@@ -61,7 +61,9 @@ def png(picture: Image.Image | Figure, dpi: int = 100) -> bytes:
             text.set_parse_math(False)
             text.set_text(printable(text.get_text()))
         picture.set_dpi(dpi)
-        FigureCanvasAgg(picture).print_png(content)  # savefig would draw all of it twice, first for the layout alone
+        with warnings.catch_warnings():  # a box stands for a letter that no font has
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            FigureCanvasAgg(picture).print_png(content)  # savefig would draw all twice, first for the layout alone
     else:
         picture.save(content, "PNG")
     return content.getvalue()

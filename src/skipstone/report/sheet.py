@@ -6,11 +6,11 @@ from pathlib import Path
 
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.v2.functional import to_pil_image
 
 from skipstone.evaluation.evaluate import Result
 from skipstone.report.pictures import write
 from skipstone.report.rows import families, printable, stops, tau
+from skipstone.report.tiles import to_pil
 
 _TILE = 64  # pixels: small images are enlarged by a whole factor to about this
 _GAP, _BLOCK_GAP, _LEFT, _TOP = 3, 22, 80, 56  # pixels between tiles, between etas, and for the captions
@@ -65,6 +65,6 @@ def _band(family: str, results: Sequence[Result], etas: Sequence[float], n: int)
     for place, result in zip(places, results, strict=True):
         left = _LEFT + etas.index(result.facts["eta"]) * block
         for k, image in enumerate(result.samples[:n]):
-            tile = to_pil_image(image).resize((side, side), Image.Resampling.NEAREST)
+            tile = to_pil(image).resize((side, side), Image.Resampling.NEAREST)
             band.paste(tile, (left + k * pitch, top + place * pitch))
     return band

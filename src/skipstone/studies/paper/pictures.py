@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
 from skipstone.evaluation.metrics import SOLVER_RMSE
 from skipstone.report.curves import plain_log
 from skipstone.report.pictures import write
 from skipstone.report.rows import Row, finite
+from skipstone.report.tiles import to_pil
 from skipstone.studies.paper import published
 from skipstone.studies.paper.select import fd_names, floor, part, table_1
 
@@ -45,7 +45,7 @@ def save_samples(rows: Sequence[Row], samples: Mapping[str, Tensor], path: Path)
                 (0, y + side // 2), f"{published.said(row['row'])}\nNFE {row['nfe']}", _GRAY, font, anchor="lm"
             )
             for k, image in enumerate(samples[row["cell"]][:count]):
-                tile = to_pil_image(image).resize((side, side), Image.Resampling.NEAREST)
+                tile = to_pil(image).resize((side, side), Image.Resampling.NEAREST)
                 sheet.paste(tile, (_LEFT + k * pitch, y))
             y += pitch
         y += _BAND
