@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
-from skipstone.commands.cli import EXPECTED, sentence
+from skipstone.commands.cli import expected, sentence
 from skipstone.commands.sweeps.folder import FAILURE, JOB_LOCK, again, is_sweep, parsed
 from skipstone.commands.words import MULTIRUN
 from skipstone.store import locks
@@ -139,7 +139,7 @@ def failure_noted() -> Iterator[None]:
             note.write_text(f"{sentence(error)}\n")
         if not elsewhere:
             raise
-        if not isinstance(error, EXPECTED):  # a bug of ours, whose traceback would be lost
+        if not expected(error):  # a bug of ours, whose traceback would be lost
             log.exception("the job failed")
         raise JobError(sentence(error)) from None
     except KeyboardInterrupt:
