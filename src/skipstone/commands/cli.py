@@ -117,8 +117,11 @@ def _sentence(error: BaseException) -> str:
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     if _out_of_memory(error):
-        said = f" ({str(error).splitlines()[0]})" if str(error) else ""
-        return f"there is not enough memory{said}: make batches, images or the network smaller, or sample fewer images."
+        wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        much = f" for {wanted[1]} more" if wanted else ""
+        return (
+            f"there is not enough memory{much}: make batches, images or the network smaller, or ask for fewer images."
+        )
     group, _, name = str(getattr(error, "missing_cfg_file", None)).rpartition("/")
     if group == "hydra/launcher" and name in _LAUNCHERS:
         return f"{group}={name} needs {_LAUNCHERS[name]}, which is not installed: pip install -e '.[launchers]'."

@@ -96,7 +96,7 @@ _SWITCHES = (
 )  # fmt: skip
 _GROUPS = (
     "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
-    "evaluation.training", "paths",
+    "evaluation.training", "paths", "metrics.own",
 )  # fmt: skip
 # Keys that follow another one, where a change would be ignored or contradict it
 _FOLLOWERS = {
