@@ -198,7 +198,7 @@ VALUES = [
          r"noise.num_steps=100000000000 is not allowed: it is an integer of at most 1000000"),
     Case("blocks that fit into no memory", "train.py model.blocks=1000000000000",
          r"model.blocks=1000000000000 is not allowed: it is an integer of at most 1000"),
-    Case("a network that fits into no memory", "train.py model.base=100000",
+    Case("a network that fits into no memory", "train.py model.base=1000000",
          r"^there is not enough memory for \d+ bytes more: make batches, images or the network smaller"),
     Case("more than an integer of 64 bits", "scripts/sample.py run=<key> tau=3 n=9223372036854775808",
          r"n=9223372036854775808 is not allowed: it is an integer of at most 1000000000"),

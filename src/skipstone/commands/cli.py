@@ -44,7 +44,8 @@ _EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBase
 
 # What Python, numpy and torch say where memory is short
 _NO_MEMORY = re.compile(
-    r"(un|not )able to allocate|can't allocate memory|out of memory|not enough memory", re.IGNORECASE
+    r"unable to allocate|can't allocate memory|out of memory|not enough memory|size calculation overflowed",
+    re.IGNORECASE,
 )
 
 # Of Hydra's launchers, those that are installed apart

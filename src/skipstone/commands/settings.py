@@ -112,7 +112,7 @@ _LARGEST = {
     "seed": 2**63 - 1,
     "noise.num_steps": 10**6,
     "dataset.image_size": 10**4,
-    "model.base": 10**5,
+    "model.base": 10**6,
     "model.blocks": 10**3,
     "training.batch_size": 10**7,
     "evaluation.batch_size": 10**7,
