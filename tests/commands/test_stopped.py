@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def told(room: Path, signals: list[signal.Signals], pause: float) -> str:
     process.start()
     wait_for(lambda: list(room.glob("outputs/models/*/last.ckpt")) and step(room) > (before or 0))
     for number in signals:
-        os.kill(process.pid, number)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(process.pid, number)
         time.sleep(pause)
     process.join(PATIENCE)
     assert process.exitcode == 130
