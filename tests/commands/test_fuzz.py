@@ -188,10 +188,10 @@ def found(seed: int, lines: int, room: Room) -> list[str]:
 
 
 def test_random_command_lines(room):
-    assert found(1, 30, room) == []
+    assert found(1, 20, room) == []
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("seed", range(2, 10))
+@pytest.mark.parametrize("seed", range(2, 18))
 def test_more_of_them(seed, room):
-    assert found(seed, 100, room) == []
+    assert found(seed, 40, room) == []
