@@ -6,13 +6,15 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
 
 P, R = ParamSpec("P"), TypeVar("R")
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
+
+_PLAIN = (numbers.Number, str, bytes, Mapping, Sequence, type(None))
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -72,8 +74,9 @@ def _fits(value: object, hint: Any) -> bool:
         return callable(value)
     if hint is os.PathLike or origin is os.PathLike:
         return isinstance(value, os.PathLike)
-    protocol = getattr(hint, "_is_protocol", False)  # what fills it is for its user to say
-    return protocol or not isinstance(hint, type) or isinstance(value, hint)
+    if getattr(hint, "_is_protocol", False):  # what fills it is for its user to say, but a plain value does not
+        return not isinstance(value, _PLAIN)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _said(hint: Any) -> str:

@@ -40,7 +40,13 @@ _OTHERWISE = "see what is wrong there, or name another place"
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
-EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException, YAMLError)
+_EXPECTED = (ValueError, OSError, SafetensorError, HydraException, OmegaConfBaseException, YAMLError)
+
+# What Python, numpy and torch say where memory is short
+_NO_MEMORY = re.compile(
+    r"unable to allocate|can't allocate memory|out of memory|not enough memory|size calculation overflowed",
+    re.IGNORECASE,
+)
 
 # Of Hydra's launchers, those that are installed apart
 _LAUNCHERS = {
@@ -72,8 +78,8 @@ def main(job: Callable[[], None]) -> None:
     except BrokenPipeError:  # of `--help | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except EXPECTED as error:
-        if full:
+    except Exception as error:
+        if full or not expected(error):
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
@@ -83,6 +89,15 @@ def main(job: Callable[[], None]) -> None:
         how = "the same command continues from the last checkpoint, or in a sweep resume=<its folder>"
         print(f"interrupted; {how}", file=sys.stderr)
         sys.exit(130)
+
+
+def expected(error: BaseException) -> bool:
+    """Whether it is told in one sentence."""
+    return isinstance(error, _EXPECTED) or _out_of_memory(error)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
 def _encodable(text: str) -> bool:
@@ -102,6 +117,12 @@ def sentence(error: BaseException) -> str:
 def _sentence(error: BaseException) -> str:
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
+    if _out_of_memory(error):
+        wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        much = f" for {wanted[1]} more" if wanted else ""
+        return (
+            f"there is not enough memory{much}: make batches, images or the network smaller, or ask for fewer images."
+        )
     group, _, name = str(getattr(error, "missing_cfg_file", None)).rpartition("/")
     if group == "hydra/launcher" and name in _LAUNCHERS:
         return f"{group}={name} needs {_LAUNCHERS[name]}, which is not installed: pip install -e '.[launchers]'."

@@ -6,6 +6,7 @@ is checked before more is imported, so that no sentence is long in coming.
 
 import os
 import re
+import sys
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -95,7 +96,7 @@ _SWITCHES = (
 )  # fmt: skip
 _GROUPS = (
     "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
-    "evaluation.training", "paths",
+    "evaluation.training", "paths", "metrics.own",
 )  # fmt: skip
 # Keys that follow another one, where a change would be ignored or contradict it
 _FOLLOWERS = {
@@ -106,7 +107,21 @@ _FOLLOWERS = {
 }
 # Keys that choose what another key sets; the other may come from a file, but must not be typed beside it
 _CHOOSERS = {"nfe": "tau", "evaluation.nfes": "evaluation.taus"}
-_LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # a seed is 64 bits with its sign; more steps are a slip
+# A seed is 64 bits with its sign. Larger counts are a slip, and what is built of them would fill the memory first.
+_LARGEST = {
+    "seed": 2**63 - 1,
+    "noise.num_steps": 10**6,
+    "dataset.image_size": 10**4,
+    "model.base": 10**6,
+    "model.blocks": 10**3,
+    "training.batch_size": 10**7,
+    "evaluation.batch_size": 10**7,
+    "batch_size": 10**7,
+    "metrics.features": 10**5,
+    "trainer.threads": 10**4,
+    "threads": 10**4,
+}
+_COUNT = 10**9  # of anything else
 
 
 def check(config: DictConfig) -> None:
@@ -167,9 +182,8 @@ def _check_numbers(config: DictConfig) -> None:
         require_number(config, key, kind, smallest)
         if kind is float and key != "dataset.held_out":  # a count or a fraction
             OmegaConf.update(config, key, float(value))  # 0 and 0.0 are the same model
-    for key, largest in _LARGEST.items():
-        if OmegaConf.select(config, key, default=0) > largest:
-            raise refusal(key, OmegaConf.select(config, key), f"an integer of at most {largest}")
+        if kind is int and value > _LARGEST.get(key, _COUNT):
+            raise refusal(key, value, f"an integer of at most {_LARGEST.get(key, _COUNT)}")
     _check_interval(config)
 
 
@@ -243,7 +257,7 @@ def require_number(config: DictConfig, key: str, kind: type, smallest: float) ->
     """Raise ValueError unless config[key] is an int (kind=int) or a finite number, of at least `smallest`."""
     value = OmegaConf.select(config, key)
     allowed = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value <= sys.float_info.max:
         name = "an integer" if kind is int else "a number"
         raise refusal(key, value, f"{name} of at least {smallest}")
 

@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
 from hydra.errors import HydraException
 
+from skipstone.commands.schema import CONF
+
 MULTIRUN = ("-m", "--multirun")
 
 # Every setting that names a file or a folder
@@ -29,7 +31,8 @@ def readable(words: Sequence[str]) -> list[str]:
 
     With -m a comma separates the values of a sweep, and a path with a comma in it needs quotes; without -m it needs
     none. What the grammar reads as another thing than text (5, [a], null) stays that, and is refused later. Raises
-    ValueError for ~key, Hydra's way to delete one, and for @ without a name, which Hydra does not survive.
+    ValueError for what Hydra takes and a command does not survive: ~key, its way to delete one, @ without a name, and
+    a list of options for a group, of which it makes a mixture, or nothing.
     """
     swept = any(word in (*MULTIRUN, "hydra.mode=MULTIRUN") for word in words)
     return [_readable(word, swept) for word in words]
@@ -40,8 +43,11 @@ def _readable(word: str, swept: bool) -> str:
         raise ValueError(f"{word} is not allowed: every setting is needed, give it another value or leave it out.")
     key, given, value = word.partition("=")
     name = key.lstrip("+")
-    if given and name.startswith("@"):
-        raise ValueError(f"{word} is not allowed: a setting has a name before the @.")
+    if given and (not name or name.startswith("@")):
+        raise ValueError(f"{word} is not allowed: a setting has a name before the {name[:1] or '='}.")
+    group = name.startswith("hydra/") or (name.isidentifier() and (CONF / name).is_dir())
+    if given and group and value.startswith("["):
+        raise ValueError(f"{word} is not allowed: name one option of {name}; a sweep over several is -m {name}=a,b.")
     if not given or name not in PATHS:
         return word
     single = not swept or name.startswith("hydra.") or not isinstance(_parsed(value), (str, list))

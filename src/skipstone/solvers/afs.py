@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from skipstone.checked import checked
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Solver, Steps, StepTable
 
@@ -18,6 +18,9 @@ class AFS:
     solver: Solver
     to_data: bool = True
     clip_x0: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def name(self) -> str:

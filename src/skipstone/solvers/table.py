@@ -188,7 +188,8 @@ def _checked(timesteps: Steps, num_steps: int, to_data: bool) -> list[float]:
     if not steps or not inside or any(step >= later for step, later in pairwise(steps)):
         allowed = f"0 ... {num_steps - 1}" + (" (real times above -1)" if real else "")
         raise ValueError(
-            f"visited steps must be ascending, unique and within {allowed}, got {steps}: correct schedule.timesteps."
+            f"visited steps must be ascending, unique and within {allowed}, got {steps}: correct schedule.timesteps, "
+            "or the schedule's other settings."
         )
     if len(steps) < 2 and not to_data:
         raise ValueError("one visited step and to_data=false leave nothing to do: visit two steps or set to_data=true.")

@@ -3,13 +3,15 @@
 Also YAML files from elsewhere, read as plain values and nothing else.
 """
 
+import fcntl
 import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 from omegaconf import OmegaConf
@@ -21,15 +23,20 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path` to write to; when the block ends well, it is flushed to the disk and moved there.
 
     previous: where the old file goes, instead of being replaced. Raises OSError that names `path`; what was there is
-    then left alone. A process that is killed meanwhile leaves a temporary file: see `remove_temporary`.
+    then left alone. A process that is killed meanwhile leaves a temporary file, which the next process to write in that
+    folder removes.
     """
+    _tidy(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        _flush(temporary)
-        if previous is not None and path.exists():
-            path.replace(previous)
-        temporary.replace(path)
+        with temporary.open("wb") as held:
+            with suppress(OSError):
+                _lock(held)
+            yield temporary
+            _flush(temporary)
+            if previous is not None and path.exists():
+                path.replace(previous)
+            temporary.replace(path)
         with suppress(OSError):  # some file systems do not flush folders; the file is in its place
             _flush(path.parent)
     except OSError as error:
@@ -50,6 +57,20 @@ def remove_temporary(folder: Path) -> None:
     """Remove the temporary files that killed writers left. Nobody else may be writing in the folder."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+@cache
+def _tidy(folder: Path) -> None:
+    """Remove the temporary files that killed writers left, once per process; a living one holds a lock on its own."""
+    for leftover in folder.glob(".*.tmp"):
+        with suppress(OSError), leftover.open("r+b") as file:
+            _lock(file)
+            leftover.unlink()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Raises OSError where another process holds it, and where the file system has no locks."""
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def read_yaml(path: Path) -> Any:

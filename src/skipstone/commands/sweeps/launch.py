@@ -18,12 +18,13 @@ from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
-from skipstone.commands.cli import EXPECTED, sentence
+from skipstone.commands.cli import expected, sentence
 from skipstone.commands.sweeps.folder import FAILURE, JOB_LOCK, again, is_sweep, parsed
 from skipstone.commands.words import MULTIRUN
 from skipstone.store import locks
@@ -47,6 +48,10 @@ class Sweep(Callback):
             Sweep.folder = Path(config.hydra.sweep.dir)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Drop the job's settings, a quarter of a megabyte that Hydra keeps of every job to a multirun's end."""
+        job_return.cfg = job_return.hydra_cfg = None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -134,7 +139,7 @@ def failure_noted() -> Iterator[None]:
             note.write_text(f"{sentence(error)}\n")
         if not elsewhere:
             raise
-        if not isinstance(error, EXPECTED):  # a bug of ours, whose traceback would be lost
+        if not expected(error):  # a bug of ours, whose traceback would be lost
             log.exception("the job failed")
         raise JobError(sentence(error)) from None
     except KeyboardInterrupt:
