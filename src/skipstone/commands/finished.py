@@ -92,11 +92,9 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
     return OpenedModel(placed, process, shape, folder, trainer), config
 
 
-def require_finite(
-    model: OpenedModel, table: StepTable, x: torch.Tensor, *, seed: int = 0, start: torch.Tensor | None = None
-) -> None:
+def require_finite(model: OpenedModel, table: StepTable, x: torch.Tensor, **asked: Any) -> None:
     """Warn where samples are not finite, and raise ValueError where none is. Arguments as for engine.not_finite."""
-    lost = engine.not_finite(model.net, table, x, seed=seed, start=start)
+    lost = engine.not_finite(model.net, table, x, **asked)
     if lost is not None and lost.all:
         raise ValueError(f"{lost}; nothing is written. {REMEDY}")
     if lost is not None:

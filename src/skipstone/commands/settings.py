@@ -65,6 +65,9 @@ _NUMBERS = {
     "metrics.subsets": (int, 1),
     "metrics.subset_size": (int, 2),
     "n": (int, 1),
+    "first": (int, 0),
+    "jump_n_sample": (int, 1),
+    "jump_length": (int, 1),
     "batch_size": (int, 1),
     "rows": (int, 1),
     "columns": (int, 2),
@@ -81,6 +84,7 @@ _NUMBERS_OR_NULL = {
     "trainer.threads": (int, 1),
     "threads": (int, 1),
     "budget": (float, 0),
+    "strength": (float, 0),
     "trainer.gradient_clip_val": (float, 0),
 }
 _LISTS = (
