@@ -6,6 +6,8 @@ from omegaconf import DictConfig
 from skipstone.commands import settings
 from skipstone.commands.cli import CONF, main
 
+_BATCH = 128  # samples, where batch_size does not tell
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
@@ -38,7 +40,7 @@ def job(config: DictConfig) -> None:
             config.n,
             model.shape,
             **asked,
-            batch_size=min(config.n, config.batch_size),
+            batch_size=config.batch_size or min(config.n, _BATCH),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     require_finite(model, begun.table, x, **asked)

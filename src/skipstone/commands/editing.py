@@ -12,6 +12,7 @@ from skipstone import engine, solvers
 from skipstone.commands.finished import OpenedModel
 from skipstone.commands.grid import make_schedule
 from skipstone.data.arrays import read_images, read_mask, read_start
+from skipstone.engine.known import landings
 from skipstone.solvers import StepTable
 
 
@@ -59,6 +60,8 @@ def beginning(config: DictConfig, model: OpenedModel, table: StepTable) -> Begin
         start = engine.diffused(table, x0, seed=config.seed, first=config.first)
     if config.jump_n_sample > 1:
         table = solvers.resampled(model.process, table, config.jump_n_sample, config.jump_length)
+    if mask is not None:
+        landings(table)  # refuses a table that known pixels cannot have
     return Beginning(table, config.first, x0, start, mask)
 
 

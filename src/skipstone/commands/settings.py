@@ -68,7 +68,6 @@ _NUMBERS = {
     "first": (int, 0),
     "jump_n_sample": (int, 1),
     "jump_length": (int, 1),
-    "batch_size": (int, 1),
     "rows": (int, 1),
     "columns": (int, 2),
     "floors": (int, 2),
@@ -83,6 +82,7 @@ _NUMBERS_OR_NULL = {
     "nfe": (int, 1),
     "trainer.threads": (int, 1),
     "threads": (int, 1),
+    "batch_size": (int, 1),
     "budget": (float, 0),
     "strength": (float, 0),
     "trainer.gradient_clip_val": (float, 0),
@@ -110,7 +110,8 @@ _FOLLOWERS = {
 }
 # Keys that choose what another key sets; the other may come from a file, but must not be typed beside it
 _CHOOSERS = {"nfe": "tau", "evaluation.nfes": "evaluation.taus"}
-_LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6}  # a seed is 64 bits with its sign; more steps are a slip
+# a seed is 64 bits with its sign, a sample's number 32 bits; more steps are a slip
+_LARGEST = {"seed": 2**63 - 1, "noise.num_steps": 10**6, "first": 2**31}
 
 
 def check(config: DictConfig) -> None:
