@@ -20,9 +20,9 @@ class Known(NamedTuple):
     @classmethod
     def of(cls, known: tuple[Tensor, Tensor], shape: tuple[int, ...]) -> "Known":
         """Both, spread to this shape [n, C, H, W]. Raises ValueError for what is not allowed."""
-        x0, mask = known
-        if not (isinstance(x0, Tensor) and isinstance(mask, Tensor) and mask.dtype == torch.bool):
+        if len(known) != 2 or known[1].dtype != torch.bool:
             raise ValueError("known must be (x0, mask): images of floats, and bools, true where x0 is known.")
+        x0, mask = known
         if not x0.is_floating_point() or not bool(x0.isfinite().all()):
             raise ValueError("known has an x0 that is not of finite floats: give images in the [-1, 1] scale.")
         try:
