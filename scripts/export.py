@@ -20,7 +20,7 @@ def job(config: DictConfig) -> None:
     from skipstone.store import files, models
 
     if config.to not in export.FORMS:
-        raise ValueError(f"to={config.to} is unknown: choose {' or '.join(export.FORMS)}.")
+        raise ValueError(f"to={config.to} is unknown: choose {', '.join(export.FORMS[:-1])} or {export.FORMS[-1]}.")
     source, net, process = stored_model(config)
     cells = []
     if config.cells is not None:
@@ -31,7 +31,7 @@ def job(config: DictConfig) -> None:
             raise ValueError(
                 f"cells={config.cells} must be a run's folder, with its evaluation.csv: {error}."
             ) from error
-    trained = models.read_config(source)
+    trained = models.read_config(source, foreign=True)
     facts = {"license": config.license, "data": config.data or trained["dataset"]["name"], "key": source.name}
     facts |= {"steps": trained.get("trainer", {}).get("max_steps"), "seed": trained.get("seed")}
     write = export.writer(config.to, net, process)

@@ -28,6 +28,7 @@ def job(config: DictConfig) -> None:
         return time.perf_counter() - BEGAN
 
     settings.check(config)
+    settings.require_number(config, "batch_size", int, 1)
     model, config = open_model(config)
     images = instantiate(config.dataset)
     require_training_data(model, images)

@@ -6,18 +6,24 @@ from omegaconf import DictConfig
 from skipstone.commands import settings
 from skipstone.commands.cli import CONF, main
 
+_BATCH = 128  # samples, where batch_size does not tell
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
-    """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
+    """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles, gif and image ask for."""
     settings.check(config)
+    from skipstone.commands.editing import beginning
     from skipstone.commands.finished import new_folder, open_model, require_finite
     from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
     (cell,) = build_cells(config, model.process, [], [], costs=model.costs)
+    begun = beginning(config, model, cell.table)
+    asked = {"seed": config.seed} | begun.asked(config.n)
 
     import numpy as np
+    import torch
     from rich.progress import Progress
 
     from skipstone import engine
@@ -30,27 +36,31 @@ def job(config: DictConfig) -> None:
         task = progress.add_task(cell.name)
         x = engine.sample(
             model.net,
-            cell.table,
+            begun.table,
             config.n,
             model.shape,
-            seed=config.seed,
-            batch_size=min(config.n, config.batch_size),
+            **asked,
+            batch_size=config.batch_size or min(config.n, _BATCH),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    require_finite(model, cell.table, x, seed=config.seed)
+    require_finite(model, begun.table, x, **asked)
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:
         np.savez(file, samples=x.cpu().numpy())
     images = to_bytes(x).cpu()
     pictures.save_grid(images, folder / "grid.png")
     if config.singles:
-        for k, image in enumerate(images):
+        for k, image in enumerate(images, start=config.first):
             pictures.save_image(image, folder / "singles" / f"{k:05d}.png")
     if config.gif:
-        steps = engine.trajectory(model.net, cell.table, min(8, config.n), model.shape, seed=config.seed)
+        shown = min(8, config.n)
+        steps = engine.trajectory(model.net, begun.table, shown, model.shape, seed=config.seed, **begun.asked(shown))
         pictures.save_animation(
             [(to_bytes(step.x).cpu(), to_bytes(step.x0).cpu()) for step in steps], folder / "steps.gif"
         )
-    print(f"{config.n} samples of {cell.name} ({cell.table.nfe} evaluations each) in {folder}")
+    if begun.images is not None:
+        rows = torch.cat([part[:10].cpu() for part in (begun.images, x)])
+        pictures.save_grid(to_bytes(rows), folder / "rows.png", columns=min(10, config.n))
+    print(f"{config.n} samples of {cell.name} ({begun.table.nfe} evaluations each) in {folder}")
 
 
 if __name__ == "__main__":

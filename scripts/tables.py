@@ -30,6 +30,7 @@ def job(config: DictConfig) -> None:
         return time.perf_counter() - BEGAN
 
     settings.check(config)
+    settings.require_number(config, "batch_size", int, 1)
     tried = story.read_tried(config.tried)
     model, config = open_model(config)
     try:

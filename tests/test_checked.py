@@ -29,15 +29,20 @@ WRONG = {
         dict(model=[3, None], table=[3, [1, 2], None], n=[1.5, "2", True, 0, -1], shape=[4, (1, "a", 4), "abc", (0, 4)],
              seed=[1.5, "0", None], start=[X.int(), [1], torch.zeros(2)], batch_size=[0, 1.5, "a"],
              step_noise=[3, torch.zeros(2, 2, *SHAPE), torch.zeros(3, 2, 4, 4)], dtype=["float32"], progress=[3],
-             grad=["yes", 1]),
+             grad=["yes", 1], first=["a", 1.5, -1, None, 2**32 - 1], known=[3, (X,), (X, X), (X.int(), X > 0)]),
+    ),
+    engine.diffused: (
+        dict(table=TABLE, x0=X), dict(table=[3], x0=[3, X.int(), X[0], X / 0], seed=["a"], first=[-1, "a"]),
     ),
     engine.sample_many: (
         dict(model=net, tables=[TABLE], n=2, shape=SHAPE),
-        dict(model=[3], tables=[[], TABLE, [3], None], n=[2.5, 0], seed=["a"], batch_size=[0, "a"], start=[3]),
+        dict(model=[3], tables=[[], TABLE, [3], None], n=[2.5, 0], seed=["a"], batch_size=[0, "a"], start=[3],
+             first=[-1], known=[(X,)]),
     ),
     engine.trajectory: (
         dict(model=net, table=TABLE, n=2, shape=SHAPE),
-        dict(model=[None], table=[3], n=[1.5], left=[3], seed=["a"], step_noise=[torch.zeros(1)], start=["a"]),
+        dict(model=[None], table=[3], n=[1.5], left=[3], seed=["a"], step_noise=[torch.zeros(1)], start=["a"],
+             first=[-1], known=[(X, X)]),
     ),
     engine.sample_pair: (dict(model=net, table=TABLE, start=X), dict(start=[3], table=[TABLE, 3], left=[3])),
     engine.slerp: (
@@ -64,6 +69,10 @@ WRONG = {
     ),
     solvers.AFS: (dict(solver=solvers.DDIM()), dict(solver=[5, None, {}], to_data=[1], clip_x0=["a"])),
     solvers.BELM: ({}, dict(to_data=[1], clip_x0=["a"])),
+    solvers.resampled: (
+        dict(process=PROCESS, table=solvers.DDIM().table(PROCESS, [0, 9, 19]), jump_n_sample=2),
+        dict(process=[3], table=[3], jump_n_sample=[0, 1.5, "a"], jump_length=[0, None]),
+    ),
     solvers.save_table: (dict(table=TABLE, path="none/x"), dict(table=[3], path=[3, None])),
     solvers.load_table: (dict(path="none/x"), dict(path=[3, None], process=[3])),
     noise.linear: ({}, dict(num_steps=[1, 2.5, "a", True, 10**7], beta_1=["a", math.nan, 0, X], beta_T=[None, 1],
@@ -149,7 +158,7 @@ def test_a_wrong_argument_is_named(call):
     raised = refused.traceback[-1].path
     assert "skipstone" in str(raised), raised
     assert len(str(refused.value)) > 20
-    named = {"x0": "images", "x_t": "images", "eps": "mixed"} if "predict" in call[0] or "diffuse" in call[0] else {}
+    named = {"x0": "images", "x_t": "images", "eps": "mixed"} if "ForwardProcess" in call[0] else {}
     assert named.get(name, name.split("_")[0].removesuffix("s")) in str(refused.value)
 
 

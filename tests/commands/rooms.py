@@ -1,5 +1,6 @@
 """Rooms in which commands meet bad input, and the ways to make what lies in them bad."""
 
+import io
 import os
 import shutil
 import struct
@@ -210,6 +211,23 @@ def photos(n: int, name: str | None = None, add: Callable[[Path], object] = noth
             picture(room.path / "photos" / f"{i}.png")
         if name is not None:
             add(room.path / "photos" / name)
+
+    return prepare
+
+
+def npy(array: np.ndarray) -> bytes:
+    """A file of numpy's."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+def masked(mask: np.ndarray) -> Prepare:
+    """An image x.npy, and its mask m.npy."""
+
+    def prepare(room: Room) -> None:
+        written("x.npy", npy(np.zeros((1, 1, 28, 28))))(room)
+        written("m.npy", npy(mask))(room)
 
     return prepare
 

@@ -150,7 +150,7 @@ def test_an_official_checkpoint_and_weights_alone_are_sampled_by_their_paths(tmp
             ["run={folder}/x.ckpt"],
             "x.ckpt asks for more than tensors, and nothing in it is run: it is no plain state dict",
         ),
-        (["run={folder}/theirs", "to=tflite"], "to=tflite is unknown: choose diffusers or safetensors"),
+        (["run={folder}/theirs", "to=tflite"], "to=tflite is unknown: choose diffusers, safetensors or onnx"),
         (["run={folder}/theirs"], "this network is none that diffusers' UNet2DModel can be: export to=safetensors"),
         (
             ["run={folder}/theirs", "to=safetensors", "cells={folder}"],

@@ -35,7 +35,7 @@ PASSED = {
 }  # fmt: skip
 REFUSALS = {
     "sample": {
-        "+start=latents.npy": r"there is no key start \(in \+start=latents.npy\): `--cfg job` shows",
+        "+wxyz=latents.npy": r"there is no key wxyz \(in \+wxyz=latents.npy\): `--cfg job` shows",
         "+logger=csv": r"\+logger=csv is not allowed: this command has no group logger; `--cfg job` shows",
         "++gift=true": r"there is no key gift \(in \+\+gift=true\): did you mean gif\?",
         "+trainer.max_steps=5": r"\+trainer.max_steps=5 is not allowed: this command has no group trainer",

@@ -81,22 +81,22 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
     folder = _folder_of(config)
     compiling.keep_under(config.paths.outputs)
     trainer = placement.alone(config.device, config.precision, config.compile, config.kernels)
-    net, process = models.load(folder)
+    net, process = models.load(folder, allow=config.allow)
     placement.use_threads(config.threads or net.threads)
-    stored = models.read_config(folder)
+    stored = models.read_config(folder, foreign=True)
     config = OmegaConf.merge(config, {"noise": stored["noise"]})
     _clip_as_its_own(config, stored)
     choose_taus(config, process)
     shape = (net.channels, net.image_size, net.image_size)
+    if None in shape:
+        raise ValueError("the network does not tell its image_size and channels: give it these two attributes.")
     placed = placement.place(net, trainer, process.num_steps)
     return OpenedModel(placed, process, shape, folder, trainer), config
 
 
-def require_finite(
-    model: OpenedModel, table: StepTable, x: torch.Tensor, *, seed: int = 0, start: torch.Tensor | None = None
-) -> None:
+def require_finite(model: OpenedModel, table: StepTable, x: torch.Tensor, **asked: Any) -> None:
     """Warn where samples are not finite, and raise ValueError where none is. Arguments as for engine.not_finite."""
-    lost = engine.not_finite(model.net, table, x, seed=seed, start=start)
+    lost = engine.not_finite(model.net, table, x, **asked)
     if lost is not None and lost.all:
         raise ValueError(f"{lost}; nothing is written. {REMEDY}")
     if lost is not None:
@@ -106,7 +106,7 @@ def require_finite(
 def stored_model(config: DictConfig) -> tuple[Path, nn.Module, ForwardProcess]:
     """The folder, network and process of the model that `run` names, as it is stored: on the CPU, in float32."""
     folder = _folder_of(config)
-    return folder, *models.load(folder)
+    return folder, *models.load(folder, allow=config.allow)
 
 
 def _folder_of(config: DictConfig) -> Path:
@@ -131,7 +131,7 @@ def _clip_as_its_own(config: DictConfig, stored: dict[str, Any]) -> None:
 def require_training_data(model: OpenedModel, images: "ImageSet") -> None:
     """Raise ValueError unless these are the images that the model was trained on: distances compare with them."""
     require_own_form(model, images)
-    trained_on = models.read_config(model.folder)["dataset"]
+    trained_on = models.read_config(model.folder, foreign=True)["dataset"]
     fingerprint = trained_on.get("fingerprint")
     if fingerprint is None:
         log.warning("the model was trained elsewhere: that these are images like its own is taken on trust")

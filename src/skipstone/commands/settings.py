@@ -66,7 +66,9 @@ _NUMBERS = {
     "metrics.subsets": (int, 1),
     "metrics.subset_size": (int, 2),
     "n": (int, 1),
-    "batch_size": (int, 1),
+    "first": (int, 0),
+    "jump_n_sample": (int, 1),
+    "jump_length": (int, 1),
     "rows": (int, 1),
     "columns": (int, 2),
     "floors": (int, 2),
@@ -81,7 +83,9 @@ _NUMBERS_OR_NULL = {
     "nfe": (int, 1),
     "trainer.threads": (int, 1),
     "threads": (int, 1),
+    "batch_size": (int, 1),
     "budget": (float, 0),
+    "strength": (float, 0),
     "trainer.gradient_clip_val": (float, 0),
 }
 _LISTS = (
@@ -107,9 +111,10 @@ _FOLLOWERS = {
 }
 # Keys that choose what another key sets; the other may come from a file, but must not be typed beside it
 _CHOOSERS = {"nfe": "tau", "evaluation.nfes": "evaluation.taus"}
-# A seed is 64 bits with its sign. Larger counts are a slip, and what is built of them would fill the memory first.
+# A seed is 64 bits with its sign, a sample's number 32 bits. Larger counts are a slip, and what is built of them would fill the memory first.
 _LARGEST = {
     "seed": 2**63 - 1,
+    "first": 2**31,
     "noise.num_steps": 10**6,
     "dataset.image_size": 10**4,
     "model.base": 10**6,
@@ -122,6 +127,7 @@ _LARGEST = {
     "threads": 10**4,
 }
 _COUNT = 10**9  # of anything else
+
 
 
 def check(config: DictConfig) -> None:

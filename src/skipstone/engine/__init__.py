@@ -9,6 +9,7 @@ To read: `reference.py` is DDIM in a dozen lines, `step.py` is one row of a tabl
 
 from skipstone.engine.finite import NotFinite, not_finite
 from skipstone.engine.inversion import Inversion, invert, require_invertible
+from skipstone.engine.known import diffused
 from skipstone.engine.packing import sample_many
 from skipstone.engine.request import LARGEST_DEFAULT_BATCH, require_noise
 from skipstone.engine.sampling import Step, sample, sample_pair, slerp, trajectory
@@ -20,6 +21,7 @@ __all__ = [
     "Model",
     "NotFinite",
     "Step",
+    "diffused",
     "evaluating",
     "invert",
     "not_finite",

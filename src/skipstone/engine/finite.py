@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.engine.known import Known
 from skipstone.engine.request import LARGEST_DEFAULT_BATCH, starts
 from skipstone.engine.sampling import rows
 from skipstone.engine.step import Model
@@ -46,17 +47,21 @@ def not_finite(
     *,
     seed: int = 0,
     start: Tensor | None = None,
+    first: int = 0,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> NotFinite | None:
     """Which samples are not finite, and since which t. None where all are: that costs one look at x.
 
-    model, table, seed, start: with which `sample` or `sample_many` gave x.
-    x:                         [n, C, H, W], on any device.
+    model, table, seed, start, first, known: with which `sample` or `sample_many` gave x.
+    x:                                       [n, C, H, W], on any device.
     Samples that are not finite are run again, step by step, up to the first such row.
     """
     bad = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().cpu()
     if not len(bad):
         return None
-    return NotFinite(bad.tolist(), len(x), _first_t(model, table, bad, tuple(x.shape[1:]), seed, start, x.dtype))
+    pixels = None if known is None else Known.of(known, x.shape)
+    t = _first_t(model, table, bad, tuple(x.shape[1:]), seed, start, x.dtype, first, pixels)
+    return NotFinite((bad + first).tolist(), len(x), t)
 
 
 @torch.no_grad()
@@ -68,12 +73,16 @@ def _first_t(
     seed: int,
     start: Tensor | None,
     dtype: torch.dtype,
+    first: int,
+    known: Known | None,
 ) -> float | None:
-    first = len(table.t)
+    earliest = len(table.t)
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled again for this batch
-        for index in bad.split(LARGEST_DEFAULT_BATCH):
-            x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-            with closing(rows(model, table, x, index, seed)) as steps:
-                finite = (bool(step.x.isfinite().all()) for step in islice(steps, first))
-                first = next((i for i, fine in enumerate(finite) if not fine), first)
-    return table.t[first].item() if first < len(table.t) else None
+        for places in bad.split(LARGEST_DEFAULT_BATCH):
+            index = places + first
+            x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
+            pixels = None if known is None else known.at(places, x)
+            with closing(rows(model, table, x, index, seed, known=pixels)) as steps:
+                finite = (bool(step.x.isfinite().all()) for step in islice(steps, earliest))
+                earliest = next((i for i, fine in enumerate(finite) if not fine), earliest)
+    return table.t[earliest].item() if earliest < len(table.t) else None

@@ -3,13 +3,20 @@
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from skipstone.engine.known import Known, landings
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
 from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
 
 
 def differentiable(
-    model: Model, table: StepTable, x: Tensor, index: Tensor, seed: int, step_noise: Tensor | None
+    model: Model,
+    table: StepTable,
+    x: Tensor,
+    index: Tensor,
+    seed: int,
+    step_noise: Tensor | None,
+    known: Known | None = None,
 ) -> Tensor:
     """The end state, with gradients with respect to x, the network's parameters and the table's columns.
 
@@ -17,10 +24,12 @@ def differentiable(
     x:                  [N, C, H, W]: where the samples start.
     index:              int64 [N]: which samples they are.
     step_noise:         z of every row, [S, N, C, H, W], in place of the seed's.
+    known:              of these samples.
     """
     index = index.to(x.device)
     asked, keys = table.asked.to(x.device), table.noise_keys.tolist()
-    values, noisy = columns(table, table.c.shape[1]).to(x), (table.s != 0).tolist()
+    values, noisy = columns(table, table.c.shape[1]).to(x), ((table.s != 0) | (known is not None)).tolist()
+    landing = None if known is None else landings(table).tolist()
 
     def run(i: int, values: Tensor, x: Tensor, *history: Tensor) -> tuple[Tensor, Tensor | None]:
         with evaluating(model):  # here, because it is run again when the caller is back in another mode
@@ -30,7 +39,7 @@ def differentiable(
             drawn = step_noise is None
             z = normal(seed, Stream.STEP, index, x.shape[1:], keys[i], x.dtype) if drawn else step_noise[i].to(x)
         x, _, h = advance(Row.of(values.unbind()), x, eps, history, z)
-        return x, h
+        return x if landing is None else known.kept(x, *landing[i], z), h
 
     history: list[Tensor] = []
     for i in range(len(table.t)):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from skipstone.checked import checked
-from skipstone.engine.request import batch_of, count_and_shape, require_noise, scaled, starts
+from skipstone.engine.known import Known, landings
+from skipstone.engine.request import batch_of, count_and_shape, require_first, require_noise, scaled, starts
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, Row, advance, columns, evaluating
 from skipstone.rng import Stream, normal
@@ -70,6 +71,8 @@ def sample_many(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    first: int = 0,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """n samples of every table, from the same start noise, in batches that stay full to the end.
 
@@ -82,34 +85,39 @@ def sample_many(
     if not tables:
         raise ValueError("give at least one table.")
     count, shape = count_and_shape(n, shape, start)
+    require_first(first, count)
     if start is None:
         for table in tables:
             require_noise(table)
     slots = batch_of(batch_size, count * len(tables))
     todo = plan([table.nfe for table in tables], count, slots)
     # part by part, because a generator takes many times the memory of what it draws
-    parts = torch.arange(count).split(slots)
-    first = torch.cat([starts(model, shape, seed, part, start, dtype) for part in parts])
-    done = first.new_empty(len(tables) * count, *shape)
+    index = torch.arange(first, first + count)
+    x = torch.cat([starts(model, shape, seed, part, start, dtype, first=first) for part in index.split(slots)])
+    done = x.new_empty(len(tables) * count, *shape)
+    pixels = None if known is None else Known.of(known, x.shape).at(torch.arange(count), x)
 
     scales = [table.start_scale if start is None else 1.0 for table in tables]
-    first, left, opening = _opened(tables, scales, first, seed)
+    x, left, opening = _opened(tables, scales, x, index, seed, pixels)
     # For each step of the plan: which samples begin before it, and which have ended after it
     ends_at = torch.tensor([len(table.t) for table in tables]).cumsum(0)
     row = ends_at - torch.tensor([table.nfe for table in tables])  # the first that asks the network
     begun = opening[todo.table] * count + todo.sample
-    begins = _Events(todo.begin, todo.steps, (todo.slot, begun, todo.sample, row[todo.table]), first.device)
-    ends = _Events(todo.end - 1, todo.steps, (todo.slot, todo.table * count + todo.sample), first.device)
+    place = (todo.slot + first) % slots  # one table's sample k is always in slot k % slots, as in `sample`
+    begins = _Events(todo.begin, todo.steps, (place, begun, todo.sample, row[todo.table]), x.device)
+    ends = _Events(todo.end - 1, todo.steps, (place, todo.table * count + todo.sample), x.device)
     noisy = _noisy(todo, tables)
 
-    batch = slots_for(model, tables, slots, first)
+    batch = slots_for(model, tables, slots, x, pixels is not None)
     batch.load(tables, seed)
     with evaluating(model):
         for i in range(todo.steps):
             slot, begun, sample, at = begins.at(i)
             if len(slot):
-                batch.fill(slot, first[begun], None if left is None else left[begun], sample, at)
-            batch.step(model, noisy[i])
+                batch.fill(slot, x[begun], None if left is None else left[begun], first + sample, at)
+                if pixels is not None:
+                    batch.keep(slot, pixels.at(sample, x))
+            batch.step(model, noisy[i] or pixels is not None)
             slot, kept = ends.at(i)
             if len(slot):
                 done[kept] = batch.x[slot]
@@ -118,7 +126,12 @@ def sample_many(
 
 
 def _opened(
-    tables: Sequence[StepTable], scales: Sequence[float], first: Tensor, seed: int
+    tables: Sequence[StepTable],
+    scales: Sequence[float],
+    first: Tensor,
+    index: Tensor,
+    seed: int,
+    known: Known | None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """The states from which the tables' evaluated rows start, at `scales` of `first`.
 
@@ -135,11 +148,13 @@ def _opened(
         opening.append(blocks[scale])
         if table.nfe < len(table.t):
             row, z = Row.of(columns(table, table.c.shape[1])[0].tolist()), None
-            if row.s != 0:
-                index = torch.arange(len(first), device=first.device)
-                z = normal(seed, Stream.STEP, index, first.shape[1:], int(table.noise_keys[0]), first.dtype)
+            if row.s != 0 or known is not None:
+                key = int(table.noise_keys[0])
+                z = normal(seed, Stream.STEP, index.to(first.device), first.shape[1:], key, first.dtype)
             x = states[opening[-1]]
             x, _, h = advance(row, x, x, (), z)
+            if known is not None:
+                x = known.kept(x, *landings(table)[0].tolist(), z)
             opening[-1] = len(states)
             states.append(x)
             left.append(left[0] if h is None else h)

@@ -11,6 +11,7 @@ from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
 
 LARGEST_DEFAULT_BATCH = 256
+_SAMPLES = 2**32  # of a seed
 _MOST_SIGNAL, _MUCH_SIGNAL = 0.3, 0.1  # of √ᾱ where sampling starts: refused above the first, warned above the second
 _LEAST_SIGNAL = 2.0**-24  # below it 1 and √(1−ᾱ) are one number in float32
 
@@ -38,6 +39,12 @@ def require_count(name: str, value: object) -> None:
     """Raise ValueError unless the value is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be at least 1, and an integer.")
+
+
+def require_first(first: int, count: int) -> None:
+    """Raise ValueError unless there are samples first … first+count−1: their numbers have 32 bits."""
+    if first < 0 or first + count > _SAMPLES:
+        raise ValueError(f"first={first} must be at least 0, and at most {_SAMPLES} less the number of samples.")
 
 
 @checked
@@ -79,14 +86,15 @@ def starts(
     start: Tensor | None,
     dtype: torch.dtype,
     scale: float = 1.0,
+    first: int = 0,
 ) -> Tensor:
     """Where samples `index` start, on the model's device: [len(index), *shape] of `dtype`.
 
-    It is `start`, or else noise of the standard deviation `scale`.
+    It is `start`, whose own first sample is `first`, or else noise of the standard deviation `scale`.
     """
     parameter = own_parameter(model)
     if start is not None:
-        return take(start, index, dim=0).to(start.device if parameter is None else parameter.device, dtype)
+        return take(start, index - first, dim=0).to(start.device if parameter is None else parameter.device, dtype)
     device = torch.device("cpu") if parameter is None else parameter.device
     return scaled(normal(seed, Stream.START, index.to(device), shape, dtype=dtype), scale)
 

@@ -9,8 +9,17 @@ from torch import Tensor
 
 from skipstone.checked import checked
 from skipstone.engine.gradients import differentiable
+from skipstone.engine.known import Known, landings
 from skipstone.engine.packing import sample_many
-from skipstone.engine.request import batch_of, count_and_shape, require_count, require_noise, starts, take
+from skipstone.engine.request import (
+    batch_of,
+    count_and_shape,
+    require_count,
+    require_first,
+    require_noise,
+    starts,
+    take,
+)
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
 from skipstone.rng import Stream, normal
@@ -45,6 +54,8 @@ def sample(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda done, total: None,
     grad: bool = False,
+    first: int = 0,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Run the table to its end. One state is kept, not the trajectory.
 
@@ -63,39 +74,47 @@ def sample(
     grad:       whether the result has gradients with respect to `start`, to the network's parameters and to the columns
                 of the table. A row is run again when its gradient is asked for, so memory holds the activations of one
                 row, and of every row what it starts from.
+    first:      the samples are first … first+n−1 of the seed, each equal bit for bit to itself in a larger run of the
+                same batch size. `start`, `step_noise` and `known` begin at `first`.
+    known:      (x0, mask) for inpainting as in RePaint (Lugmayr et al. 2022): after every row the pixels where mask is
+                true become a draw from q(x_p | x0), and in the end x0. x0 is float and mask bool, both [n, C, H, W], or
+                1 where all are equal. Needs a table of one-step rows; `solvers.resampled` gives it their resampling.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device. Where the network gives
     NaN or infinity, so do the samples, and nothing is raised: `not_finite` names the samples and the t.
     Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
     if step_noise is None and recordable(model) and not grad:
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
-        return sample_many(model, [table], n, shape, **asked)[0]
+        return sample_many(model, [table], n, shape, **asked, first=first, known=known)[0]
     count, shape = count_and_shape(n, shape, start)
+    require_first(first, count)
     if start is None:
         require_noise(table)
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
     size = batch_of(batch_size, count)
     total = -(-count // size) * table.nfe
+    pixels = None if known is None else Known.of(known, (count, *shape))
     batches = []
-    for first in range(0, count, size):
-        index = torch.arange(first, first + size)
-        kept = min(size, count - first)
-        z = None if step_noise is None else take(step_noise, index, dim=1)
+    for begin in range(first, first + count, size):
+        # sample k is always in slot k % size, where a network's rounding may depend on the slot
+        index = torch.arange(begin, begin + size).roll(begin)
+        z = None if step_noise is None else take(step_noise, index - first, dim=1)
         done = len(batches) * table.nfe
-        if grad:
-            with torch.enable_grad():
-                x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-                batches.append(differentiable(model, table, x, index, seed, z)[:kept])
-            progress(done + table.nfe, total)
-            continue
-        x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-        for asked, step in zip(table.evaluated.tolist(), rows(model, table, x, index, seed, z), strict=True):
-            x = step.x
-            done += asked
-            if asked:
-                progress(done, total)
-        batches.append(x[:kept])
+        with torch.set_grad_enabled(grad):
+            x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
+            here = None if pixels is None else pixels.at(index - first, x)
+            if grad:
+                x = differentiable(model, table, x, index, seed, z, here)
+                progress(done + table.nfe, total)
+            else:
+                steps = rows(model, table, x, index, seed, z, known=here)
+                for asked, step in zip(table.evaluated.tolist(), steps, strict=True):
+                    x = step.x
+                    done += asked
+                    if asked:
+                        progress(done, total)
+            batches.append(x.roll(-begin, 0)[: first + count - begin])
     with torch.set_grad_enabled(grad):
         return torch.cat(batches)
 
@@ -113,6 +132,8 @@ def trajectory(
     step_noise: Tensor | None = None,
     left: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    first: int = 0,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[Step]:
     """Run the table in one batch and yield every step.
 
@@ -121,13 +142,15 @@ def trajectory(
     A Module stays in eval mode until the iterator is exhausted or closed.
     """
     count, shape = count_and_shape(n, shape, start)
+    require_first(first, count)
     if start is None:
         require_noise(table)
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
-    index = torch.arange(count)
-    x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-    yield from rows(model, table, x, index, seed, step_noise, left)
+    index = torch.arange(first, first + count)
+    x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
+    pixels = None if known is None else Known.of(known, x.shape).at(index - first, x)
+    yield from rows(model, table, x, index, seed, step_noise, left, pixels)
 
 
 @checked
@@ -186,8 +209,10 @@ def rows(
     seed: int,
     step_noise: Tensor | None = None,
     left: Tensor | None = None,
+    known: Known | None = None,
 ) -> Iterator[Step]:
     """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""
+    landing = None if known is None else landings(table).tolist()
     index = index.to(x.device)
     asked, keys = table.asked.to(x.device), table.noise_keys.tolist()
     history: deque[Tensor] = deque(() if left is None else (left.to(x),), maxlen=table.c.shape[1])
@@ -196,10 +221,12 @@ def rows(
             t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values)
             eps = predict(model, x, asked[i].expand(len(x))) if table.evaluated[i] else x
             z = None
-            if row.s != 0:
+            if row.s != 0 or landing is not None:
                 drawn = step_noise is None
                 z = normal(seed, Stream.STEP, index, x.shape[1:], keys[i], x.dtype) if drawn else step_noise[i].to(x)
             x, x0, h = advance(row, x, eps, history, z)
+            if landing is not None:
+                x = known.kept(x, *landing[i], z)
             if h is not None:
                 history.appendleft(h)
             yield Step(t, p, x, x0, h)

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from skipstone.engine.known import Known, landings
 from skipstone.engine.step import Model, Row, advance, columns, own_parameter, predict
 from skipstone.rng import Stream, as_key, normal
 from skipstone.solvers import StepTable
@@ -29,6 +30,7 @@ class Slots:
     times:   of the network's times: int64, or float64 if any table has real times.
     keyed:   whether noise has keys of its own. Otherwise they are the times.
     dtype:   of the states.
+    known:   whether the samples have known pixels.
     device:  of all tensors.
     """
 
@@ -41,6 +43,7 @@ class Slots:
         times: torch.dtype,
         keyed: bool,
         dtype: torch.dtype,
+        known: bool,
         device: torch.device,
     ) -> None:
         self.x = torch.zeros(size, *shape, dtype=dtype, device=device)
@@ -50,6 +53,8 @@ class Slots:
         self._times = torch.zeros(rows, dtype=times, device=device)
         self._keys = torch.zeros(rows, dtype=torch.int64, device=device) if keyed else None
         self._seed = torch.zeros(1, dtype=torch.int64, device=device)
+        self._known = Known(torch.zeros_like(self.x), torch.zeros_like(self.x, dtype=torch.bool)) if known else None
+        self._landings = torch.zeros(rows, 2, dtype=dtype, device=device) if known else None
         self._graphs: dict[bool, torch.cuda.CUDAGraph] | None = None
 
     def load(self, tables: Sequence[StepTable], seed: int) -> None:
@@ -62,6 +67,8 @@ class Slots:
         self._times.copy_(times[at])
         if self._keys is not None:
             self._keys.copy_(torch.cat([table.noise_keys for table in tables])[at])
+        if self._landings is not None:
+            self._landings.copy_(torch.cat([landings(table) for table in tables])[at])
         self._seed.fill_(as_key(seed))
 
     def fill(self, slot: Tensor, x: Tensor, left: Tensor | None, sample: Tensor, row: Tensor) -> None:
@@ -78,6 +85,10 @@ class Slots:
             h.index_fill_(0, slot, 0)  # a number assigned by [] would make the host wait
         if left is not None and self._history:
             self._history[0][slot] = left
+
+    def keep(self, slot: Tensor, known: Known) -> None:
+        """Give the samples that begin in some slots their known pixels."""
+        self._known.x0[slot], self._known.mask[slot] = known
 
     def step(self, model: Model, noisy: bool) -> None:
         """Take every slot one row on. noisy: whether any of them may add noise."""
@@ -98,6 +109,8 @@ class Slots:
             key = t if self._keys is None else self._keys[self._row]
             z = normal(self._seed, Stream.STEP, self._sample, self.x.shape[1:], key, self.x.dtype)
         x, _, left = advance(row, self.x, eps, self._history, z)
+        if self._known is not None:
+            x = self._known.kept(x, *self._landings[self._row].T[..., None, None, None].unbind(), z)
         if left is not None:
             for k in reversed(range(1, len(self._history))):
                 self._history[k].copy_(self._history[k - 1])
@@ -134,13 +147,14 @@ def recordable(model: Model) -> bool:
     return getattr(model, "recordable", False) and parameter is not None and parameter.is_cuda
 
 
-def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor) -> Slots:
+def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor, known: bool) -> Slots:
     """Slots for all rows of these tables. Those of a recordable model are kept for the next call.
 
     model:  as for `sample`.
     tables: give the number of rows and of history, and the dtype of times.
     size:   number of slots.
     like:   [n, C, H, W], gives shape, dtype and device.
+    known:  whether the samples have known pixels.
     """
     rows, history = sum(len(table.t) for table in tables), max(table.c.shape[1] for table in tables)
     times = torch.float64 if any(table.asked.is_floating_point() for table in tables) else torch.int64
@@ -148,10 +162,10 @@ def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor
         table.stochastic and not torch.equal(table.noise_keys, table.asked) for table in tables
     )
     if not recordable(model):
-        return Slots(size, like.shape[1:], rows, history, times, keyed, like.dtype, like.device)
+        return Slots(size, like.shape[1:], rows, history, times, keyed, like.dtype, known, like.device)
     rows = max(_ROWS, 1 << (rows - 1).bit_length())  # so that tables of other lengths find the recording too
     kept = _recorded.setdefault(model, OrderedDict())
-    key = (size, like.shape[1:], rows, history, times, keyed, like.dtype)
+    key = (size, like.shape[1:], rows, history, times, keyed, like.dtype, known)
     if key not in kept:
         while len(kept) >= _KEPT:
             kept.popitem(last=False)

@@ -19,7 +19,11 @@ _FILES = (".ckpt", ".pt", ".pth", ".safetensors", ".pkl")
 
 @checked
 def load(
-    path: str | Path, *, network: nn.Module | None = None, like: str | Path | None = None
+    path: str | Path,
+    *,
+    network: nn.Module | None = None,
+    like: str | Path | None = None,
+    allow: str | None = None,
 ) -> tuple[nn.Module, ForwardProcess]:
     """A trained network, in eval mode on the CPU, and its forward process.
 
@@ -28,15 +32,17 @@ def load(
               EDM's .pkl; improved-diffusion's .pt
     network:  of a model's folder: the network to give its weights to, where the class is not ours
     like:     of weights alone: a config.yaml of ours with the same network, or the folder with it
+    allow:    of a model's folder: the module that its network's class is of. It is imported, and nothing else is
 
     Returns (eps = model(x, t), process); `skipstone.fast(model)` has it where it runs best. Raises FileNotFoundError
     where there is nothing, and ValueError, with what was found, for what cannot be read. Nothing in a file is run.
     """
     path = Path(path).expanduser()
     if ours(path):
-        return models.load(path, network)
-    if network is not None:
-        raise ValueError(f"network= is for a folder outputs/models/<key>, and {path} is none: leave it out.")
+        return models.load(path, network, allow)
+    for name, given in (("network", network), ("allow", allow)):
+        if given is not None:
+            raise ValueError(f"{name}= is for a folder outputs/models/<key>, and {path} is none: leave it out.")
     found = read(path, like)
     found.net.num_steps, found.net.threads = found.process.num_steps, None
     return found.net, found.process

@@ -1,11 +1,15 @@
 """Our networks for others: a pipeline folder that diffusers loads, or plain safetensors; and the way to the Hub."""
 
+import copy
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -14,8 +18,8 @@ from skipstone.network.unet import UNet, VelocityUNet
 from skipstone.process import ForwardProcess
 from skipstone.store import files
 
-FORMS = ("diffusers", "safetensors")
-_WEIGHTS, _FORMAT = "model.safetensors", {"format": "pt"}
+FORMS = ("diffusers", "safetensors", "onnx")
+_WEIGHTS, _ONNX, _FORMAT = "model.safetensors", "model.onnx", {"format": "pt"}
 _CLASSES = {UNet: "epsilon", VelocityUNet: "v_prediction"}
 
 
@@ -26,6 +30,8 @@ def writer(form: str, net: nn.Module, process: ForwardProcess) -> Callable[[Path
     """
     if form == "diffusers":
         return partial(_write_pipeline, net, _scheduler(net, process), diffusers.config_of(net))
+    if form == "onnx":
+        return partial(_write_onnx, net, _onnx())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     return lambda folder: files.write(folder / _WEIGHTS, save(tensors, _FORMAT))
 
@@ -52,6 +58,30 @@ def _write_pipeline(net: UNet, scheduler: dict[str, Any], config: dict[str, Any]
     files.write(folder / "unet" / diffusers.WEIGHTS[0], save(names.from_ours(net, names.diffusers), _FORMAT))
     index = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     _json({"_class_name": "DDIMPipeline"} | index, folder / diffusers.PIPELINE)  # last: it makes the folder a pipeline
+
+
+def _onnx() -> ModuleType:
+    """torch.onnx, where it works."""
+    try:
+        import onnxscript  # noqa: F401, which torch.onnx takes
+    except ImportError as error:
+        raise ValueError("to=onnx needs onnx and onnxscript: pip install 'skipstone[export]'.") from error
+    return torch.onnx
+
+
+def _write_onnx(net: nn.Module, onnx: ModuleType, folder: Path) -> None:
+    """eps = net(x, t) for any batch: x float32 [n, C, H, W], t int64 [n]."""
+    net = copy.deepcopy(net).eval().to(memory_format=torch.contiguous_format)
+    x, t = torch.zeros(2, net.channels, net.image_size, net.image_size), torch.zeros(2, dtype=torch.int64)
+    batch = torch.export.Dim("n")
+    names = {"input_names": ["x", "t"], "output_names": ["eps"], "dynamic_shapes": ({0: batch}, {0: batch})}
+    with files.replacing(folder / _ONNX) as path, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that x and t share the name of their first axis
+        try:
+            onnx.export(net, (x, t), path, **names, dynamo=True, external_data=False, verbose=False)
+        except onnx.OnnxExporterError as error:
+            why = str(error).strip().splitlines()[0]
+            raise ValueError(f"torch cannot write this network as ONNX ({why}): export to=safetensors.") from error
 
 
 def push(folder: Path, repository: str) -> None:

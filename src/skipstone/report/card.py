@@ -17,6 +17,10 @@ images = DDIMPipeline.from_pretrained("<this repository>")(batch_size=16, num_in
     "safetensors": """import skipstone
 
 model, process = skipstone.load("model.safetensors", like="<a config.yaml with the same network>")""",
+    "onnx": """import onnxruntime
+
+network = onnxruntime.InferenceSession("model.onnx")
+(eps,) = network.run(["eps"], {"x": x, "t": t})  # float32 [n, C, H, W] in [-1, 1], int64 [n]""",
 }
 
 
@@ -24,7 +28,7 @@ def card(title: str, form: str, facts: Mapping[str, Any], cells: Sequence[Mappin
     """A model card as Markdown, with the fields that the Hub reads.
 
     title:  of the model
-    form:   what it is exported to: diffusers or safetensors
+    form:   what it is exported to: diffusers, safetensors or onnx
     facts:  what is known of it, by name; `license` is also a field of the Hub
     cells:  rows of an evaluation.csv: one line each
     """

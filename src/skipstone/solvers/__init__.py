@@ -11,6 +11,7 @@ from skipstone.solvers.program import Program
 from skipstone.solvers.programmed import DPMSolver, Heun
 from skipstone.solvers.proof import Conditions, Proof, amplification, between_noise, prove
 from skipstone.solvers.reach import reach
+from skipstone.solvers.repaint import resampled
 from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
 from skipstone.solvers.stored import Stored
@@ -44,5 +45,6 @@ __all__ = [
     "load_table",
     "prove",
     "reach",
+    "resampled",
     "save_table",
 ]

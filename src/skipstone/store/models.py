@@ -280,10 +280,11 @@ def _note_unnamed(path: Path) -> None:
     log.warning("%s does not name its model: it is taken for the one of the config.yaml beside it", path)
 
 
-def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
+def read_config(folder: Path, foreign: bool = False, allow: str | None = None) -> dict[str, Any]:
     """What `weights_config` gave for the model in `folder`, as plain containers.
 
     foreign: its network may be of any class, because nobody builds it from there.
+    allow:   a module, or the beginning of its name up to a dot, from which the class of the network may be.
 
     Raises ValueError if that cannot be read, is of another version, or asks for more than numbers and what we build.
     """
@@ -297,16 +298,33 @@ def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or absent: train the model anew with fresh=true.") from error
     if not ours or config.get("format", FORMAT) != FORMAT:
         raise ValueError(f"{path} is of another version: train the model anew with fresh=true.")
-    _require_plain({k: v for k, v in config.items() if k != "model"} if foreign else config, path)
+    plain = {name: part for name, part in config.items() if name != "model"}
+    if not foreign:
+        target = config["model"].get("_target_")
+        if _foreign(target) and not (allow and str(target).startswith(f"{allow}.")):
+            raise ValueError(
+                f"{path} asks for {target}, which skipstone.load does not build: if you trust its code, add "
+                f"allow={str(target).rpartition('.')[0]}; or build the network yourself and give it as network=."
+            )
+        plain["model"] = {name: value for name, value in config["model"].items() if name != "_target_"}
+    _require_plain(plain, path)
     return config
 
 
+def _foreign(target: Any) -> bool:
+    """Whether it is named, and none that is built here for anybody."""
+    return target is not None and target not in _BUILDABLE
+
+
 @checked
-def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, ForwardProcess]:
+def load(
+    folder: str | Path, network: nn.Module | None = None, allow: str | None = None
+) -> tuple[nn.Module, ForwardProcess]:
     """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
 
     folder:   outputs/models/<key>, with ~ as the home folder
     network:  takes the weights, in place of the network that the model's config.yaml names
+    allow:    the module of a network that is none of ours, which is imported and built; nothing else is
 
     The network's num_steps is T, and its threads are those of the CPU that it was trained with, or None; skipstone.fast
     uses both. Raises FileNotFoundError if it is no finished model, ValueError if its files do not belong together or
@@ -317,9 +335,12 @@ def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Modul
         raise FileNotFoundError(
             f"{folder} holds no finished model: give a folder outputs/models/<key> with a DONE file."
         )
-    config = read_config(folder, network is not None)
+    config = read_config(folder, network is not None, allow)
+    foreign = network is None and _foreign(config["model"].get("_target_"))
     try:
-        if network is None:
+        if foreign:
+            _require_network(config["model"]["_target_"], allow)
+        elif network is None:
             _require_fit(config, folder)
         net = build(config["model"]) if network is None else network
         process = process_of(instantiate(config["noise"]))
@@ -330,7 +351,22 @@ def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Modul
         ) from error
     load_weights(net, folder, model_key(config))
     net.num_steps, net.threads = process.num_steps, config.get("threads")
+    for name in ("channels", "image_size") if foreign else ():  # what the commands ask of a network, beside eps
+        setattr(net, name, getattr(net, name, config["model"].get(name)))
     return net.to(memory_format=torch.channels_last).eval(), process
+
+
+def _require_network(target: str, allow: str | None) -> None:
+    """Import what `allow` names. Raises ValueError unless there is a network of that name."""
+    try:
+        found = get_object(target)
+    except Exception as error:  # whatever a module does when it is imported
+        raise ValueError(
+            f"allow={allow}: {target} cannot be imported ({error.__cause__ or error}): name the folder of its module "
+            "in PYTHONPATH."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"{target} is no torch.nn.Module, so it is not called: leave allow={allow} out.")
 
 
 def _require_plain(node: Any, path: Path) -> None:
@@ -340,7 +376,7 @@ def _require_plain(node: Any, path: Path) -> None:
     """
     if isinstance(node, dict):
         target = node.get("_target_")
-        if target is not None and target not in _BUILDABLE:
+        if _foreign(target):
             raise ValueError(
                 f"{path} asks for {target}, which skipstone.load does not build: build the network yourself and give "
                 "it as network=."
