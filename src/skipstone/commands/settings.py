@@ -111,7 +111,8 @@ _FOLLOWERS = {
 }
 # Keys that choose what another key sets; the other may come from a file, but must not be typed beside it
 _CHOOSERS = {"nfe": "tau", "evaluation.nfes": "evaluation.taus"}
-# A seed is 64 bits with its sign, a sample's number 32 bits. Larger counts are a slip, and what is built of them would fill the memory first.
+# A seed is 64 bits with its sign, a sample's number 32 bits. Larger counts are a slip, and what is built of them would
+# fill the memory first.
 _LARGEST = {
     "seed": 2**63 - 1,
     "first": 2**31,
@@ -127,7 +128,6 @@ _LARGEST = {
     "threads": 10**4,
 }
 _COUNT = 10**9  # of anything else
-
 
 
 def check(config: DictConfig) -> None:
