@@ -1,4 +1,4 @@
-"""Which folders are packages: conf/ and scripts/ lie at the root, and are skipstone/conf and skipstone/scripts inside."""
+"""Which folders are packages: conf/ and scripts/ lie at the root, and inside skipstone/ once installed."""
 
 from setuptools import find_packages, setup
 

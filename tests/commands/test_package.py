@@ -1,0 +1,74 @@
+"""The wheel: built, installed into an empty folder, and used from another one."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from shell import ENVIRONMENT, ROOT, python
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    # a copy, because the build leaves its own folders beside what it builds
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "-q"]
+    options = ["--no-deps", "--no-build-isolation", "-w", out]
+    subprocess.run([*pip, "wheel", ".", *options], cwd=source, check=True, timeout=240)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "-q", "install", "--no-deps", "--target", target, wheel]
+    subprocess.run(pip, check=True, timeout=240)
+    return target
+
+
+def test_the_wheel_is_pure_and_small_and_has_the_command(wheel, installed):
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert wheel.stat().st_size < 1_000_000
+    assert {"skipstone/py.typed", "skipstone/__main__.py"} <= set(zipfile.ZipFile(wheel).namelist())
+    assert (installed / "bin" / "skipstone").is_file()
+
+
+def test_conf_in_the_wheel_is_that_of_the_repository(installed):
+    def files(folder):
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.yaml")}
+
+    assert files(installed / "skipstone" / "conf") == files(ROOT / "conf")
+
+
+def test_train_sample_and_report_work_from_another_folder(installed, tmp_path):
+    environment = ENVIRONMENT | {"PYTHONPATH": os.fspath(installed)}
+
+    def skipstone(*words):
+        done = python("-m", "skipstone", *words, cwd=tmp_path, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "Look next at" in skipstone("train", "experiment=smoke", "logger=none")
+    assert "samples of" in skipstone("sample", "run=latest", "n=2", "nfe=5", "schedule=linspace")
+    skipstone("train", "-m", "experiment=smoke", "logger=none", "nfe=2,3", "schedule=linspace")
+    (sweep,) = Path(tmp_path, "outputs", "sweeps").glob("*/*")
+    assert "report.html" in skipstone("report", sweep).replace("\n", "")
+
+
+def test_help_names_every_command_and_an_unknown_one_is_refused_with_them(installed, tmp_path):
+    environment = ENVIRONMENT | {"PYTHONPATH": os.fspath(installed)}
+    loaded = "import sys; sys.argv[1:] = ['--help']; from skipstone.__main__ import main; main(); "
+    done = python("-c", loaded + "assert 'torch' not in sys.modules", cwd=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert all(f"  {path.stem}" in done.stdout for path in (ROOT / "scripts").glob("*.py"))
+    done = python("-m", "skipstone", "trian", cwd=tmp_path, environment=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: trian is no command: choose one of benchmark")
