@@ -1,7 +1,6 @@
 """The main job of a checkout: python train.py schedule=exp eta=0.0. What it does stands in scripts/train.py."""
 
-import runpy
-from pathlib import Path
+from skipstone.__main__ import run
 
 if __name__ == "__main__":
-    runpy.run_path(str(Path(__file__).with_name("scripts") / "train.py"), run_name="__main__")
+    run("train")

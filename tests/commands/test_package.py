@@ -61,6 +61,19 @@ def test_train_sample_and_report_work_from_another_folder(installed, tmp_path):
     skipstone("train", "-m", "experiment=smoke", "logger=none", "nfe=2,3", "schedule=linspace")
     (sweep,) = Path(tmp_path, "outputs", "sweeps").glob("*/*")
     assert "report.html" in skipstone("report", sweep).replace("\n", "")
+    pages = [path.read_text() for path in Path(tmp_path, "outputs").rglob("report.html")]
+    assert len(pages) == 1 + 2 + 1  # the run, the jobs of the sweep, and the sweep
+    assert all("skipstone train " in page and "train.py" not in page for page in pages)
+    assert not (installed / "outputs").exists()
+
+
+def test_messages_name_the_command_as_it_was_called(installed, tmp_path):
+    for environment, before, typed in (
+        (ENVIRONMENT | {"PYTHONPATH": os.fspath(installed)}, ["-m", "skipstone", "train"], "skipstone train"),
+        (ENVIRONMENT, [ROOT / "train.py"], "python train.py"),
+    ):
+        done = python(*before, "--help", cwd=tmp_path, environment=environment)
+        assert f"{typed} -m nfe=10,20,49" in done.stdout, done.stderr
 
 
 def test_help_names_every_command_and_an_unknown_one_is_refused_with_them(installed, tmp_path):

@@ -35,7 +35,7 @@ def command(script, folder, environment):
 
 def test_every_command_is_listed():
     scripts = {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")}
-    assert {"train.py", *scripts} == set(LOADS_TORCH)
+    assert {"train.py", *scripts} - {"scripts/train.py"} == set(LOADS_TORCH)  # the first runs the last
 
 
 @pytest.mark.parametrize("script", LOADS_TORCH)
