@@ -28,9 +28,7 @@ def arguments() -> argparse.Namespace:
     words.add_argument("what", choices=WHAT)
     words.add_argument("overrides", nargs="*")
     words.add_argument("--rounds", type=int, default=3)
-    words.add_argument(
-        "--steps", type=int, default=50, help="of a sample, of each loop a round, or bare calls a round"
-    )
+    words.add_argument("--steps", type=int, default=50, help="of a sample, of each loop a round, or bare calls a round")
     words.add_argument("--json", type=home_path, help="also write everything there, single rounds included")
     words.add_argument("--budget", type=float, default=float("inf"), help="seconds; what does not fit is left out")
     words.add_argument("--profile", action="store_true", help="of sampling and training: where the time goes")

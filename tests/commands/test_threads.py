@@ -14,6 +14,7 @@ LOADS_TORCH = {
     "train.py": ["experiment=smoke", "logger=none", "tau=0"],
     "scripts/benchmark.py": ["training", "experiment=smoke", "trainer.accelerator=tpu"],
     "scripts/report.py": ["sweep"],
+    "scripts/models.py": [],
     "scripts/solver.py": ["nfe=5", "out=."],
     **{
         f"scripts/{name}.py": ["run=none"]
