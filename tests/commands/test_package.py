@@ -65,6 +65,11 @@ def test_train_sample_and_report_work_from_another_folder(installed, tmp_path):
     assert len(pages) == 1 + 2 + 1  # the run, the jobs of the sweep, and the sweep
     assert all("skipstone train " in page and "train.py" not in page for page in pages)
     assert not (installed / "outputs").exists()
+    (key,) = (path.name for path in Path(tmp_path, "outputs", "models").iterdir())
+    assert key in skipstone("models")
+    assert f"Removed {key}." in skipstone("models", f"remove={key}")
+    assert not list(Path(tmp_path, "outputs", "models").iterdir())
+    assert "train one with skipstone train" in skipstone("models")
 
 
 def test_messages_name_the_command_as_it_was_called(installed, tmp_path):
@@ -85,3 +90,17 @@ def test_help_names_every_command_and_an_unknown_one_is_refused_with_them(instal
     done = python("-m", "skipstone", "trian", cwd=tmp_path, environment=environment)
     assert done.returncode == 1
     assert done.stderr.startswith("error: trian is no command: choose one of benchmark")
+
+
+def test_bash_completes_settings():
+    typed = """
+        eval "$(python train.py -sc install=bash)"
+        COMP_WORDS=(python train.py schedule=k) COMP_CWORD=2 COMP_LINE="python train.py schedule=k" COMP_POINT=26
+        hydra_bash_completion
+        echo "${COMPREPLY[@]}"
+    """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    bash = subprocess.run(
+        ["bash", "-c", typed], cwd=ROOT, env=ENVIRONMENT | {"PATH": path}, capture_output=True, text=True
+    )
+    assert bash.stdout.split() == ["schedule=karras"], bash.stderr
