@@ -18,16 +18,14 @@ def job(config: DictConfig) -> None:
     (cell,) = build_cells(config, model.process, [], [], costs=model.costs)
 
     import numpy as np
-    from rich.progress import Progress
 
-    from skipstone import engine
+    from skipstone import engine, progress
     from skipstone.data import to_bytes
     from skipstone.report import pictures
     from skipstone.store import files
 
     folder = new_folder(config.out)
-    with Progress(transient=True) as progress:
-        task = progress.add_task(cell.name)
+    with progress.shown(f"sampling {config.n} images of {cell.name}", "evaluations") as show:
         x = engine.sample(
             model.net,
             cell.table,
@@ -35,7 +33,7 @@ def job(config: DictConfig) -> None:
             model.shape,
             seed=config.seed,
             batch_size=min(config.n, config.batch_size),
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=show,
         )
     require_finite(model, cell.table, x, seed=config.seed)
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from skipstone.data import to_bytes
 from skipstone.evaluation.cells import SETTINGS, Cell
 from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Proxies, solver_rmse
 from skipstone.evaluation.metrics.metric import flatten
+from skipstone.progress import Show, nothing, shown
 from skipstone.solvers import StepTable
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def evaluate(
     batch_size: int,
     fine: Tensor | None = None,
     film: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Show = nothing,
 ) -> list[Result]:
     """Sample all cells in one batch that stays full, proxies.n images each from the same start noise; measure them.
 
@@ -116,10 +117,12 @@ def evaluate(
     sampled = [x.cpu() for x in sampled]  # waits for the device, so the clock reads finished work
     batch = Batch(len(cells), proxies.n * len(cells), time.perf_counter() - began)
     results = []
-    for cell, x in zip(cells, sampled, strict=True):
-        shown = _film(model, cell.table, shape, seed) if film else None
-        lost = engine.not_finite(model, cell.table, x, seed=seed)
-        results.append(measure(cell, x, proxies, fine, batch, shown, lost and str(lost)))
+    with shown("measuring", "cells") as show:
+        for cell, x in zip(cells, sampled, strict=True):
+            kept = _film(model, cell.table, shape, seed) if film else None
+            lost = engine.not_finite(model, cell.table, x, seed=seed)
+            results.append(measure(cell, x, proxies, fine, batch, kept, lost and str(lost)))
+            show(len(results), len(cells))
     return results
 
 
