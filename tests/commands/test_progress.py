@@ -10,7 +10,12 @@ from shell import ENVIRONMENT, ROOT, python
 
 WORDS = ["experiment=smoke", "logger=none", "trainer.max_steps=30", "metrics.classifier_steps=30"]
 # A line for every step, so that how fast the machine is does not matter
-OFTEN = "import sys, skipstone.progress as p; p._FIRST = p._NEXT = 0; from skipstone.__main__ import run; run(sys.argv.pop(1))"
+OFTEN = """
+import sys, skipstone.progress as progress
+from skipstone.__main__ import run
+progress._FIRST = progress._NEXT = 0
+run(sys.argv.pop(1))
+"""
 STAGES = {
     "reading images": ("40", "files"),
     "training the classifier": ("30", "steps"),
