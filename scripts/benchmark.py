@@ -15,6 +15,7 @@ over that of the first row. Medians over rounds in which all contenders take tur
 
 import argparse
 
+from skipstone.commands.called import parser
 from skipstone.commands.cli import main
 from skipstone.commands.words import home_path
 
@@ -23,25 +24,23 @@ WHAT = ("training", "sampling", "grid", "history", "startup", "checkpoint", "swe
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=WHAT)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--steps", type=int, default=50, help="of a sample, of each loop a round, or bare calls a round"
-    )
-    parser.add_argument("--json", type=home_path, help="also write everything there, single rounds included")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds; what does not fit is left out")
-    parser.add_argument("--profile", action="store_true", help="of sampling and training: where the time goes")
-    parser.add_argument("--into", type=home_path, help="of table: a page with lines <!-- NAME --> and <!-- /NAME -->")
-    parser.add_argument("--minutes", type=float, default=0.0, help="of sustained training")
-    parser.add_argument(
+    words = parser("benchmark", __doc__)
+    words.add_argument("what", choices=WHAT)
+    words.add_argument("overrides", nargs="*")
+    words.add_argument("--rounds", type=int, default=3)
+    words.add_argument("--steps", type=int, default=50, help="of a sample, of each loop a round, or bare calls a round")
+    words.add_argument("--json", type=home_path, help="also write everything there, single rounds included")
+    words.add_argument("--budget", type=float, default=float("inf"), help="seconds; what does not fit is left out")
+    words.add_argument("--profile", action="store_true", help="of sampling and training: where the time goes")
+    words.add_argument("--into", type=home_path, help="of table: a page with lines <!-- NAME --> and <!-- /NAME -->")
+    words.add_argument("--minutes", type=float, default=0.0, help="of sustained training")
+    words.add_argument(
         "--peer",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="measure diffusers, too; by default where it is installed and the network is the papers' own",
     )
-    return parser.parse_intermixed_args()
+    return words.parse_intermixed_args()
 
 
 def run() -> None:

@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from skipstone.commands import settings
+from skipstone.commands.called import called
 from skipstone.commands.cli import CONF, main
 
 
@@ -32,7 +33,7 @@ def job(config: DictConfig) -> None:
 
     held_against = yardsticks(config, images, model.device)
     folder = new_folder(config.out)
-    command = shlex.join(["python", "scripts/evaluate.py", *HydraConfig.get().overrides.task])
+    command = shlex.join([*called("evaluate"), *HydraConfig.get().overrides.task])
     review(config, model, cells, held_against, folder, command, group=model.folder.name, job_type="evaluate")
 
 

@@ -23,23 +23,21 @@ def job(config: DictConfig) -> None:
         raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")
 
     import torch
-    from rich.progress import Progress
 
-    from skipstone import engine, rng
+    from skipstone import engine, progress, rng
     from skipstone.data import to_bytes
     from skipstone.report import pictures
 
     folder = new_folder(config.out)
     ends = rng.normal(config.seed, rng.Stream.START, torch.arange(2 * config.rows), model.shape)
     start = torch.cat([engine.slerp(a, b, config.columns) for a, b in zip(ends[::2], ends[1::2], strict=True)])
-    with Progress(transient=True) as progress:
-        task = progress.add_task(cell.name)
+    with progress.shown(f"sampling {cell.name}", "evaluations") as show:
         x = engine.sample(
             model.net,
             cell.table,
             start=cell.table.start_scale * start,
             batch_size=len(start),
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=show,
         )
     require_finite(model, cell.table, x, start=cell.table.start_scale * start)
     pictures.save_grid(to_bytes(x).cpu(), folder / "grid.png", columns=config.columns)

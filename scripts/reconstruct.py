@@ -58,8 +58,7 @@ def job(config: DictConfig) -> None:
     images = instantiate(config.dataset)
     require_own_form(model, images)
 
-    from rich.progress import track
-
+    from skipstone import progress
     from skipstone.data import pick, to_bytes, to_unit
     from skipstone.report import csv, curves, pictures, terminal
     from skipstone.studies.paper.published import TABLE_2
@@ -96,7 +95,7 @@ def job(config: DictConfig) -> None:
 
     folder = new_folder(config.out)
     rows = []
-    for tau in track(config.taus, "encoding and decoding", transient=True):
+    for tau in progress.each(config.taus, "encoding and decoding", "taus"):
         nfe = solver.table(process, visited(tau)).nfe
         row = {"method": "euler", "tau": tau, "nfe": nfe, "evaluations": 2 * nfe, **errors(decoded(tau, encoded(tau)))}
         rows.append(row | ({"latents_off": None} if explicit else {}))
@@ -104,7 +103,7 @@ def job(config: DictConfig) -> None:
         steps = schedules.Polynomial(min(_FINE, process.num_steps))(process.num_steps)
         fine_solver = solvers.DPMSolverPP(2, to_data=solver.to_data)
         fine = run(fine_solver.encode_table(process, steps), x0)
-    for tau in track(config.exact, "inverting", transient=True):
+    for tau in progress.each(config.exact, "inverting", "taus"):
         if explicit:
             rows.append({"method": "explicit", "tau": tau, **undone(tau)})
             continue

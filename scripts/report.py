@@ -1,10 +1,9 @@
 """One page over all jobs of a sweep: python scripts/report.py outputs/sweeps/<date>/<time>-<pid>
 
-train.py -m writes it by itself at its end, also after a failure; this does it again, or while a sweep still runs.
+A sweep writes it by itself at its end, also after a failure; this does it again, or while a sweep still runs.
 """
 
-import argparse
-
+from skipstone.commands.called import parser
 from skipstone.commands.cli import main
 from skipstone.commands.sweeps.folder import command
 from skipstone.commands.words import home_path
@@ -12,9 +11,9 @@ from skipstone.commands.words import home_path
 
 def job() -> None:
     """Writes evaluation.csv, curves.png, contact.png and report.html into the sweep's folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=home_path, help="the sweep's folder")
-    folder = parser.parse_args().sweep
+    words = parser("report", __doc__)
+    words.add_argument("sweep", type=home_path, help="the sweep's folder")
+    folder = words.parse_args().sweep
     command(folder)  # refuses what is no sweep, before more is imported
     from skipstone.commands.sweeps import report
 

@@ -24,16 +24,14 @@ def job(config: DictConfig) -> None:
 
     import numpy as np
     import torch
-    from rich.progress import Progress
 
-    from skipstone import engine
+    from skipstone import engine, progress
     from skipstone.data import to_bytes
     from skipstone.report import pictures
     from skipstone.store import files
 
     folder = new_folder(config.out)
-    with Progress(transient=True) as progress:
-        task = progress.add_task(cell.name)
+    with progress.shown(f"sampling {config.n} images of {cell.name}", "evaluations") as show:
         x = engine.sample(
             model.net,
             begun.table,
@@ -41,7 +39,7 @@ def job(config: DictConfig) -> None:
             model.shape,
             **asked,
             batch_size=config.batch_size or min(config.n, _BATCH),
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=show,
         )
     require_finite(model, begun.table, x, **asked)
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:

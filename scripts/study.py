@@ -15,6 +15,7 @@ def job(config: DictConfig) -> None:
     """Writes study.csv (rank correlations, and from where on a proxy sees) and study.png (every series)."""
     settings.check(config)
     settings.require_number(config, "n", int, 2)
+    import itertools
     from pathlib import Path
 
     from hydra.utils import instantiate
@@ -27,8 +28,7 @@ def job(config: DictConfig) -> None:
     images = instantiate(config.dataset)
     require_training_data(model, images)
 
-    from rich.progress import Progress
-
+    from skipstone import progress
     from skipstone.evaluation.evaluate import evaluate
     from skipstone.report import csv, terminal
     from skipstone.studies.proxies import study
@@ -39,11 +39,11 @@ def job(config: DictConfig) -> None:
     proxies = instantiate(config.metrics)(
         images=images, n=config.n, outputs=Path(config.paths.outputs), device=model.device
     )
-    with Progress(transient=True) as bar:
-        task = bar.add_task("damage", total=config.floors + sum(len(kind.levels) for kind in CORRUPTIONS))
-        floors = study.Floors(images, proxies, config.floors, model.device, lambda: bar.advance(task))
-        findings = study.damage(images, proxies, floors, config.repeats, lambda: bar.advance(task))
-        task = bar.add_task("cells")
+    total, done = config.floors + sum(len(kind.levels) for kind in CORRUPTIONS), itertools.count(1)
+    with progress.shown("damage", "sets") as show:
+        floors = study.Floors(images, proxies, config.floors, model.device, lambda: show(next(done), total))
+        findings = study.damage(images, proxies, floors, config.repeats, lambda: show(next(done), total))
+    with progress.shown(f"sampling {len(cells)} cells of {config.n} images", "evaluations") as show:
         results = evaluate(
             model.net,
             cells,
@@ -51,7 +51,7 @@ def job(config: DictConfig) -> None:
             proxies,
             seed=config.seed,
             batch_size=config.batch_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show,
         )
     findings += study.cells(results, floors)
     folder = new_folder(config.out)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import skipstone
 from skipstone import UNet
 from skipstone.data import ImageSet
-from skipstone.store import locks, models
+from skipstone.store import listing, locks, models
 from skipstone.store.key import model_key, weights_config
 
 MODEL = {
@@ -275,3 +275,26 @@ def test_one_that_finishes_where_a_model_stands_already_leaves_that_one(tmp_path
     assert store.ensure(weights, train) == left[0]
     assert (left[0] / "ema.safetensors").read_bytes() == left[1]
     assert [path.name for path in store.root.iterdir()] == [left[0].name]
+
+
+def test_a_person_sees_what_is_stored_and_removes_it(tmp_path):
+    store = models.ModelStore(tmp_path)
+    kept, gone = (store.ensure(weights_of(CONFIG | {"seed": seed}, images()), lambda _: build()) for seed in (1, 2))
+    (gone / "fine-seed0.safetensors").write_bytes(bytes(3_000_000))
+    rows = listing.rows(store)
+    assert [row["key"] for row in rows] == [kept.name, gone.name]
+    assert [row["steps"] for row in rows] == [3, 3]
+    assert rows[0]["network"] == "UNet"
+    assert rows[0]["size"] != rows[1]["size"]
+    assert float(rows[1]["size"][:-3]) >= 3.0
+    assert abs(time.mktime(time.strptime(rows[1]["date"], "%Y-%m-%d %H:%M")) - time.time()) < 120
+    named = []
+    with locks.held(gone / "fine-seed0.lock", "a solution"), pytest.raises(ValueError, match="another process works"):
+        listing.remove(store, gone.name, named.append)
+    with pytest.raises(FileNotFoundError, match="no model's whole key"):
+        listing.remove(store, gone.name[:-1], named.append)
+    assert not named
+    assert gone.is_dir()
+    listing.remove(store, gone.name, named.append)
+    assert [row["key"] for row in named] == [gone.name]
+    assert store.keys() == [path.name for path in store.root.iterdir()] == [kept.name]

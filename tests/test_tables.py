@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import skipstone
 from skipstone import ForwardProcess, noise
 from skipstone.solvers import DDIM, AdamsBashforth, DPMSolverPP, ProbabilityFlow
 
@@ -63,3 +64,25 @@ def _check_rows(table, steps):
     assert all(column.isfinite().all() for column in (table.a, table.b, table.c, table.s, table.u, table.v))
     assert (table.p[-1], table.a[-1], table.b[-1], table.s[-1]) == (-1, 0, 1, 0)  # on the predicted x0, exactly
     assert (table.c[-1] == 0).all()
+
+
+def test_a_table_prints_as_aligned_rows():
+    process, steps = noise.linear(num_steps=1000), range(99, 1000, 100)
+    table = AdamsBashforth(order=3).table(ForwardProcess(process), steps)
+    head, *lines = str(table).splitlines()
+    assert head.split() == ["t", "p", "a", "b", "c1", "c2", "evaluations"]  # nothing is random in it: no s
+    assert {len(line) for line in lines} == {len(head)}
+    for i, line in enumerate(lines):
+        t, p, a, b, c1, c2, evaluations = map(float, line.split())
+        assert (t, p, evaluations) == (table.t[i], table.p[i], i + 1)
+        wanted = torch.stack([table.a[i], table.b[i], *table.c[i]])
+        assert torch.allclose(torch.tensor([a, b, c1, c2], dtype=torch.float64), wanted, rtol=1e-5, atol=0)
+    assert "s" in str(DDIM(eta=1.0).table(ForwardProcess(process), steps)).splitlines()[0].split()
+    ends = str(DDIM().table(ForwardProcess(process), range(1000))).splitlines()
+    assert len(ends) == 1 + 21
+    assert ends[11] == "… 980 more"
+
+
+def test_dir_lists_what_is_public():
+    assert {"ForwardProcess", "engine", "fast", "load", "noise", "prove", "schedules", "solvers"} <= set(dir(skipstone))
+    assert all(hasattr(skipstone, name) for name in dir(skipstone))

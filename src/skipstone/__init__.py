@@ -37,3 +37,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'skipstone' has no attribute {name!r}")
     module = import_module(f"skipstone.{_HOMES.get(name, name)}")
     return getattr(module, name) if name in _HOMES else module
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from skipstone.store import tensors
+from skipstone.store import locks, tensors
 from skipstone.store.key import model_key
 
 
@@ -43,6 +44,13 @@ Prepare = Callable[[Room], Callable[[], None] | None]  # makes a room bad; what 
 
 def nothing(room: Room) -> None:
     """It is the command that is bad."""
+
+
+def at_work(room: Room) -> Callable[[], None]:
+    """Another process trains the model anew."""
+    work = ExitStack()
+    work.enter_context(locks.held(room.model.with_name(f"{room.key}.lock"), "the training"))
+    return work.close
 
 
 class Malicious:

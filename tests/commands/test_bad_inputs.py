@@ -165,6 +165,7 @@ def test_the_real_command_says_so_within_seconds(case, template, tmp_path, limit
         sentence = sentence.replace(said, meant)
     sentence = re.sub(r"(?<=outputs/models/)(<key>(\.fresh)?)\.[0-9a-f]{8}/", r"\1.<claim>/", sentence)
     sentence = re.sub(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d+(-\d+)?", "<date>/<time>", sentence)
+    sentence = re.sub(r"\(host \S+, process \d+", "(host <name>, process <id>", sentence)
     for sign in "<*|":
         sentence = sentence.replace(sign, f"\\{sign}")  # is none of Markdown's
     seconds = f"{took[0]:.1f}" + (" (late)" if case.late else "")

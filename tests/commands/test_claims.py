@@ -44,10 +44,12 @@ NOT_HERE = {
 
 
 def commands():
-    """Every indented `python …` line of every page, once, comments left out."""
+    """Every indented `python …` or `skipstone …` line of every page, once and as a checkout types it."""
     found = {}
     for page in PAGES.values():
-        for line in re.findall(r"^    (python (?:train|scripts/\w+)\.py .*)$", page.replace("\\\n", ""), re.MULTILINE):
+        page = re.sub(r"(?m)^    skipstone (?!train)(\w+)", r"    python scripts/\1.py", page.replace("\\\n", ""))
+        page = re.sub(r"(?m)^    skipstone train", "    python train.py", page)
+        for line in re.findall(r"(?m)^    (python (?:train|scripts/\w+)\.py.*)$", page):
             found[" ".join(shlex.split(line, comments=True))] = None
     return [line for line in found if not any(word in line for word in NOT_HERE)]
 

@@ -93,6 +93,7 @@ def test_the_dashboard_reads_as_one_thing(first):
     """Of the offline run of the sampling: what W&B's own reader and the uploaded files say."""
     runs = {}
     for path in (run_folder(first) / "wandb").glob("offline-run-*"):
+        assert f"W&B keeps this run offline in {path};" in first.stdout
         summary, said = summary_of(path)
         assert "finished (exit code 0)" in said
         runs["best/cell" in said] = path, summary, said

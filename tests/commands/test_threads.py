@@ -14,6 +14,7 @@ LOADS_TORCH = {
     "train.py": ["experiment=smoke", "logger=none", "tau=0"],
     "scripts/benchmark.py": ["training", "experiment=smoke", "trainer.accelerator=tpu"],
     "scripts/report.py": ["sweep"],
+    "scripts/models.py": [],
     "scripts/solver.py": ["nfe=5", "out=."],
     **{
         f"scripts/{name}.py": ["run=none"]
@@ -35,7 +36,7 @@ def command(script, folder, environment):
 
 def test_every_command_is_listed():
     scripts = {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")}
-    assert {"train.py", *scripts} == set(LOADS_TORCH)
+    assert {"train.py", *scripts} - {"scripts/train.py"} == set(LOADS_TORCH)  # the first runs the last
 
 
 @pytest.mark.parametrize("script", LOADS_TORCH)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 from torch import Tensor
 
-from skipstone import engine
+from skipstone import engine, progress
 from skipstone.commands.finished import REMEDY, OpenedModel
 from skipstone.commands.plan import keep
 from skipstone.data import ImageSet
@@ -90,8 +89,8 @@ def review(
         if compiles:  # here, above the bar; otherwise evaluate's own warming up is enough
             engine.warm_up(model.net, shape, min(batch_size, n))
     fine = None if all(cell.table.stochastic for cell in cells) else fine_solution(config, model)
-    with Progress(transient=True) as bar:
-        task = bar.add_task("sampling")
+    what = f"sampling {len(cells)} cells of {n} images"
+    with progress.shown(what, "evaluations") as show:
         results = evaluate(
             model.net,
             cells,
@@ -102,7 +101,7 @@ def review(
             fine=fine,
             film=True,
             kept=KeptCells(model.folder, model.form),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show,
         )
     own = next(result for result in results if result.own)
     memory = held_against.memory(own.samples)

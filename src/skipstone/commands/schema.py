@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from skipstone.commands.trainer import REFUSED
 
-CONF = Path(__file__).parents[3] / "conf"
+_INSIDE = Path(__file__).parents[1] / "conf"  # of an installed package; a checkout has it at its root
+CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[3] / "conf"
 
 _OPEN = ("metrics.own", "evaluation.schedules")  # a user names what is in them
 _CALLED = {"training": "skipstone.training.recipe.Recipe", "trainer": "lightning.Trainer"}  # groups without _target_

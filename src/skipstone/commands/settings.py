@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from skipstone.commands import trackers, trainer
+from skipstone.commands.called import called
 from skipstone.commands.schema import CONF, refusal, require_known
 from skipstone.commands.words import PATHS
 
@@ -26,6 +27,7 @@ def _outputs(folder: Any) -> str:
 
 
 OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
+OmegaConf.register_new_resolver("called", lambda name: " ".join(called(name)), replace=True)
 # kept with the configuration: a sweep's folder has one name also in the processes that carry out its jobs
 OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True, replace=True)
 

@@ -13,6 +13,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from skipstone.commands.called import called
 from skipstone.commands.evaluate import open_tracker, review, yardsticks
 from skipstone.commands.finished import OpenedModel
 from skipstone.commands.plan import Plan, keep
@@ -53,7 +54,7 @@ def run(config: DictConfig, plan: Plan) -> None:
 
 def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep: Path | None) -> None:
     words = [word for word in hydra.overrides.task if not word.startswith("resume=")]
-    command = shlex.join(["python", "train.py", *words])
+    command = shlex.join([*called("train"), *words])
     if _has_result(folder, words, again=config.resume is not None):
         if config.fresh and config.resume is None:
             log.warning(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from skipstone import progress
 from skipstone.data.scan import shown
 
 _THREADS = 8  # more than a few wait for each other
@@ -56,7 +58,7 @@ def decode(paths: Sequence[str], image_size: int, channels: int) -> tuple[Tensor
 def _for_each(read: Callable[[int], None], which: Sequence[int], paths: Sequence[str]) -> None:
     """Call `read` for the number of each file. Raises one OSError for all that fail."""
     failed: dict[str, Exception] = {}
-    stopped = threading.Event()
+    stopped, done = threading.Event(), count(1)
 
     def some(chunk: Sequence[int]) -> None:
         for i in chunk:
@@ -66,9 +68,11 @@ def _for_each(read: Callable[[int], None], which: Sequence[int], paths: Sequence
                 read(i)
             except Exception as error:  # whatever a decoder makes of a damaged file
                 failed[paths[i]] = error
+            show(next(done), len(which))
 
     # Pillow decodes outside the interpreter's lock, so threads speed this up where images are large.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    with progress.shown("reading images", "files") as show, warnings.catch_warnings(), threads as pool:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what cannot be read is refused below
         try:
             list(pool.map(some, [which[i : i + _CHUNK] for i in range(0, len(which), _CHUNK)]))

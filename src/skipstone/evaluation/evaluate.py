@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from skipstone.evaluation.cells import SETTINGS, Cell
 from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Proxies, solver_rmse
 from skipstone.evaluation.metrics.metric import flatten
 from skipstone.evaluation.sampled import FILM_SAMPLES, Batch, Film, KeptCells, Sampled, Sampling
+from skipstone.progress import Show, nothing, shown
 from skipstone.solvers import StepTable
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def evaluate(
     fine: Tensor | None = None,
     film: bool = False,
     kept: KeptCells | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Show = nothing,
 ) -> list[Result]:
     """Sample all cells in one batch that stays full, proxies.n images each from the same start noise; measure them.
 
@@ -101,12 +102,17 @@ def evaluate(
         batch = Batch(len(missing), n * len(missing), time.perf_counter() - began)
         for i, x in zip(missing, new, strict=True):
             table = cells[i].table
-            shown = _film(model, table, shape, seed) if film else None
+            filmed = _film(model, table, shape, seed) if film else None
             lost = engine.not_finite(model, table, x, seed=seed)
-            sampled[i] = Sampled.of(x, batch, _compared(cells[i], compared), shown, lost and str(lost))
+            sampled[i] = Sampled.of(x, batch, _compared(cells[i], compared), filmed, lost and str(lost))
             if kept is not None:
                 kept.write(table, how, sampled[i])
-    return [measure(cell, each, proxies, fine) for cell, each in zip(cells, sampled, strict=True)]
+    results = []
+    with shown("measuring", "cells") as show:
+        for cell, each in zip(cells, sampled, strict=True):
+            results.append(measure(cell, each, proxies, fine))
+            show(len(results), len(cells))
+    return results
 
 
 def _compared(cell: Cell, fine: int) -> int:

@@ -6,7 +6,6 @@ high-order solver falls below at a tenth of the steps. A model's solution is sol
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from skipstone import engine
 from skipstone.engine import Model
 from skipstone.process import ForwardProcess
+from skipstone.progress import Show, nothing, shown
 from skipstone.solvers import DPMSolverPP, Solver
 from skipstone.store import locks, tensors
 
@@ -31,7 +31,7 @@ def solve(
     batch_size: int,
     to_data: bool = True,
     clip_x0: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Show = nothing,
 ) -> Tensor:
     """Samples 0 … n−1 of `seed` by DPM-Solver++ of order 3 over all T steps.
 
@@ -75,7 +75,6 @@ class FineSolution:
         n: int,
         shape: tuple[int, ...],
         batch_size: int,
-        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Tensor:
         """The first n samples: those that are kept, or else solved now (arguments and result as for `solve`).
 
@@ -87,7 +86,8 @@ class FineSolution:
                 x = self.read(n, shape)  # another process may just have solved it
                 if x is None:
                     log.info("solving %d samples over all %d steps (once per model)", n, process.num_steps)
-                    x = solve(model, process, n, shape, self.seed, batch_size, self.to_data, self.clip_x0, progress)
+                    with shown("the fine solution", "evaluations") as show:
+                        x = solve(model, process, n, shape, self.seed, batch_size, self.to_data, self.clip_x0, show)
                     if x.isfinite().all():
                         self.write(x)
                     else:

@@ -21,8 +21,9 @@ def _console() -> Console:
 
 
 def print_rows(rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Rows with the same keys."""
-    table = Table(*rows[0], title=title, box=box.SIMPLE_HEAD)
+    """Rows with the same keys. The first column is never cut short, because it is the name that a user types."""
+    table = Table(*rows[0], title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"
     for row in rows:
         table.add_row(*(printable(show(value)) for value in row.values()))
     _console().print(table)

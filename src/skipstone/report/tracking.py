@@ -77,7 +77,17 @@ class Wandb:
             os.environ["WANDB_MODE"] = "offline"  # for the process's next run, too, which need not wait again
             logger = WandbLogger(mode="offline", **options)
             _ = logger.experiment
+        _say_where(logger.experiment)
         return logger
+
+
+def _say_where(run: Any) -> None:
+    """One line of the log: the page of a W&B run, or its folder where there is no page yet."""
+    if run.url:
+        log.info("W&B keeps this run at %s", run.url)
+    elif not run.disabled:
+        folder = Path(run.dir).parent
+        log.info("W&B keeps this run offline in %s; `wandb sync` and that folder upload it", folder)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from skipstone.checked import require
 from skipstone.process import ForwardProcess
 from skipstone.rng import philox
+from skipstone.solvers.aligned import aligned
 
 Steps = Sequence[float]  # the visited steps: ints or floats, ascending
 
@@ -119,6 +120,18 @@ class StepTable:
             clip_x0,
             process.start_scale(path.t[0].item()),
         )
+
+    def __str__(self) -> str:
+        """A line per row. c has a column per row that is looked back at; c and s are left out where they are zero.
+
+        evaluations: of the network, up to this row
+        """
+        history = {f"c{k + 1}": column for k, column in enumerate(self.c.T)}
+        beside = {name: column for name, column in {**history, "s": self.s}.items() if (column != 0).any()}
+        weights = {"a": self.a, "b": self.b, **beside}
+        columns = {name: [f"{time:g}" for time in times.tolist()] for name, times in {"t": self.t, "p": self.p}.items()}
+        columns |= {name: [f"{weight + 0.0:.6g}" for weight in column.tolist()] for name, column in weights.items()}
+        return aligned({**columns, "evaluations": [str(n) for n in self.evaluated.cumsum(0).tolist()]})
 
     @property
     def nfe(self) -> int:

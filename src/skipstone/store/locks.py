@@ -34,11 +34,12 @@ def lease() -> float:
 
 
 @contextmanager
-def held(path: Path, work: str, began: Callable[[str], Path | None] | None = None) -> Iterator[str]:
+def held(path: Path, work: str, began: Callable[[str], Path | None] | None = None, wait: bool = True) -> Iterator[str]:
     """Hold the lock file `path`; wait while another process holds it, and say which. Gives a name to this claim.
 
     work:   what the holder does, for people
     began:  for a claim, a file that tells by its time since when it holds, where there is one
+    wait:   false raises ValueError where another process holds it
 
     A claim's name is eight hexadecimal digits, which no other hold has.
 
@@ -55,7 +56,7 @@ def held(path: Path, work: str, began: Callable[[str], Path | None] | None = Non
     seconds = lease()
     lock = SoftFileLease(path, lease_duration=seconds, on_compromise=lose, poll_interval=_LOOK, thread_local=False)
     try:
-        _acquire(lock, work, began)
+        _acquire(lock, work, began, wait)
     except LeaseSettingsMismatch as error:
         raise ValueError(f"{error}: give SKIPSTONE_LEASE the same value for all processes.") from error
     try:
@@ -75,12 +76,15 @@ def _claim(token: str) -> str:
     return token[:8]
 
 
-def _acquire(lock: SoftFileLease, work: str, began: Callable[[str], Path | None] | None) -> None:
+def _acquire(lock: SoftFileLease, work: str, began: Callable[[str], Path | None] | None, wait: bool) -> None:
     try:
         lock.acquire(timeout=0)
         return
     except Timeout:
-        pass
+        if not wait:
+            raise ValueError(
+                f"{work} is not allowed while another process works there ({_holder(lock, began)}): wait for its end."
+            ) from None
     while True:
         log.info("waiting for %s by another process: %s", work, _holder(lock, began))
         try:

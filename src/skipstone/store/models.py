@@ -79,7 +79,7 @@ class ModelStore:
 
     def listed(self) -> str:
         """The keys of all finished models, for people."""
-        return ", ".join(self.keys()) or "none; train one with train.py"
+        return ", ".join(self.keys()) or "none; train one first"
 
     def find(self, name: str, used: Callable[[Path], str | None]) -> Path:
         """The folder of the model that a person names.

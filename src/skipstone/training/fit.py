@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -25,11 +25,9 @@ from skipstone.training.checkpoints.resume import Checkpoint
 from skipstone.training.checkpoints.save import DurableIO, Survival, requeue_signals
 from skipstone.training.ema import EMA
 from skipstone.training.module import DiffusionModule, Recipe
-from skipstone.training.progress import FirstStep
+from skipstone.training.progress import FirstStep, Steps
 
 log = logging.getLogger(__name__)
-
-_REFRESH = 10  # steps between drawings of the bar
 
 
 def fit(
@@ -122,30 +120,19 @@ def _pass_on(number: signal.Signals | None) -> None:
         signal.raise_signal(number)
 
 
-class _Bar(RichProgressBar):
-    """Speed and the losses, which it looks at where they are logged, for a look waits for the device."""
-
-    _seen: dict[str, Any] | None = None
-
-    def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
-        if self._seen is None or not trainer.training or trainer.global_step % trainer.log_every_n_steps == 0:
-            logged = trainer.logged_metrics
-            self._seen = {name: float(logged[name]) for name in ("train/loss", "val/loss") if name in logged}
-        return self._seen
-
-
 def build_trainer(
     trainer_config: dict[str, Any], logger: list[Logger] | bool, callbacks: list[Callback]
 ) -> lightning.Trainer:
     """Lightning's Trainer from a resolved trainer group; training is one epoch, which the data makes max_steps long."""
-    ours = ("compile", "kernels", "threads", "checkpoint_every_n_steps", "max_steps")
+    ours = ("compile", "kernels", "threads", "checkpoint_every_n_steps", "max_steps", "enable_progress_bar")
     if trainer_config["enable_progress_bar"]:
-        callbacks = [*callbacks, _Bar(refresh_rate=_REFRESH)]
+        callbacks = [*callbacks, Steps(trainer_config["max_steps"])]
     try:
         return lightning.Trainer(
             **{name: value for name, value in trainer_config.items() if name not in ours},
             max_epochs=1,
             plugins=[DurableIO()],
+            enable_progress_bar=False,  # Lightning's own counts epochs
             enable_checkpointing=False,  # Survival does it
             logger=logger,
             callbacks=callbacks,

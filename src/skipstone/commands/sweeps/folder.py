@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
+from skipstone.commands.called import called
 from skipstone.commands.schema import CONF, known_keys
 from skipstone.commands.words import MULTIRUN, quoted, unquoted
 from skipstone.store import files
@@ -80,7 +81,7 @@ def typed(folder: Path) -> str:
     """The whole command that runs the jobs without a result, to be pasted into a shell."""
     past = command(folder)
     place = str(folder) if re.fullmatch(r"[\w./-]+", str(folder)) else quoted(str(folder))
-    words = ["python", "train.py", "-m", *past.hydra, *past.task, f"{_FOLDER}{place}"]
+    words = [*called("train"), "-m", *past.hydra, *past.task, f"{_FOLDER}{place}"]
     return " ".join(shlex.quote(word) if word.isprintable() else f"$'{spelt(word)}'" for word in words)
 
 

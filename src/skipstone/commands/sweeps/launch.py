@@ -6,6 +6,7 @@ What the jobs share lies in the sweep's folder and in the model store, never in 
 import logging
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
+from skipstone.commands.called import called
 from skipstone.commands.cli import expected, sentence
 from skipstone.commands.sweeps.folder import FAILURE, JOB_LOCK, again, is_sweep, parsed
 from skipstone.commands.words import MULTIRUN
@@ -95,7 +97,7 @@ def reported() -> Iterator[None]:
 
 def _complaint(error: Exception) -> str | None:
     """What befell the launcher, or None if it is something else."""
-    rest = f"python train.py resume={Sweep.folder} runs the jobs without a result."
+    rest = f"{shlex.join([*called('train'), f'resume={Sweep.folder}'])} runs the jobs without a result."
     if isinstance(error, BrokenExecutor):
         return f"a worker process was killed, perhaps for want of memory, and with it the sweep: {rest}"
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
+from skipstone.commands.called import called
 from skipstone.commands.sweeps import overview
 from skipstone.commands.sweeps.folder import FAILURE, OVERVIEW, command, job_overrides, same_job, spelt, typed
 from skipstone.commands.sweeps.overview import Told
@@ -40,7 +41,7 @@ def report(folder: Path) -> Path | None:
     results, failures, told = _collect(folder)
     notes = [f"Job {failure.job} ({failure.overrides}) has no result: {failure.why}" for failure in failures]
     if notes:
-        short = shlex.join(["python", "train.py", f"resume={folder}"])
+        short = shlex.join([*called("train"), f"resume={folder}"])
         notes += [f"To run what has no result: {short}", f"That is, in full: {whole}"]
     for note in notes:
         print(spelt(note))
@@ -63,7 +64,7 @@ def report(folder: Path) -> Path | None:
     story = page.Story(
         model=overview.title(results),
         config=(folder / OVERVIEW).read_text(errors="replace"),
-        command=shlex.join(["python", "train.py", "-m", *past.hydra, *past.task]),
+        command=shlex.join([*called("train"), "-m", *past.hydra, *past.task]),
         training_curve=losses and losses.embedded,
         notes=[*notes, *rows.lost(results)],
         overview=page.Overview(overview.trainings(told), overview.memory(told), averaged),

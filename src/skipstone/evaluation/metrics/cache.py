@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from skipstone import progress
 from skipstone.data import ImageSet, pick
 from skipstone.evaluation.metrics.features import Extractor
 from skipstone.store import tensors
@@ -21,6 +22,7 @@ def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, fol
     kept = tensors.found(path, of)
     if kept is not None:
         return kept.tensors["features"].double()
-    features = extractor(pick(getattr(images, part), n))
+    with progress.shown(f"{extractor.kind} features of real images", "images") as show:
+        features = extractor(pick(getattr(images, part), n), show)
     tensors.keep({"features": features.float()}, path, of)  # loses nothing: the network computed in float32
     return features

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skipstone import progress
 from skipstone.data import ImageSet, to_unit
 from skipstone.evaluation.metrics.features import Extractor, float32
 from skipstone.store import files, locks, tensors
@@ -108,13 +109,15 @@ def _train(net: ClassifierFeatures, images: ImageSet, steps: int, seed: int) -> 
     optimizer = torch.optim.AdamW(net.parameters(), _LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        rows = torch.randint(len(pixels), (_BATCH,), generator=generator).to(device)
-        loss = F.cross_entropy(net.head(net.embed(pixels[rows])), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    with progress.shown("training the classifier", "steps") as show:
+        for step in range(steps):
+            rows = torch.randint(len(pixels), (_BATCH,), generator=generator).to(device)
+            loss = F.cross_entropy(net.head(net.embed(pixels[rows])), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            show(step + 1, steps)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.data import to_unit
+from skipstone.progress import Show, nothing
 
 _COLOUR = {1: "grey", 3: "colour"}
 
@@ -42,7 +43,7 @@ class Extractor(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, show: Show = nothing) -> Tensor:
         require_bytes(images)
         if images.shape[1] != self.channels:
             given, wanted = (_COLOUR.get(count, f"{count}-channel") for count in (images.shape[1], self.channels))
@@ -51,8 +52,12 @@ class Extractor(nn.Module):
                 f"set dataset.channels={self.channels}."
             )
         device = next(self.parameters()).device
+        features: list[Tensor] = []
         with float32(device):
-            return torch.cat([self.embed(part.to(device)).double().cpu() for part in images.split(self.batch_size)])
+            for part in images.split(self.batch_size):
+                features.append(self.embed(part.to(device)).double().cpu())
+                show(min(len(features) * self.batch_size, len(images)), len(images))
+        return torch.cat(features)
 
     @cached_property
     def name(self) -> str:

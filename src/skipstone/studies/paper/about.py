@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from skipstone.commands.called import called
 from skipstone.commands.finished import OpenedModel
 from skipstone.data import ImageSet
 from skipstone.evaluation.metrics import ClassifierFeatures, Proxies
@@ -115,4 +116,4 @@ def command(script: str, overrides: list[str]) -> str:
         elif key in ("run", "baseline"):
             value = Path(value).name
         words.append(f"{key}={value}")
-    return " ".join([f"python scripts/{script}.py", *words])
+    return " ".join([*called(script), *words])

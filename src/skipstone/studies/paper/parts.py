@@ -226,7 +226,7 @@ class Tables:
 
         def run(progress: Progress) -> Outcome:
             size, began = min(config.batch_size, n), time.perf_counter()
-            self._solution.ensure(self.net, process, n, self.images.shape, size, progress)
+            self._solution.ensure(self.net, process, n, self.images.shape, size)
             return Outcome(
                 [{"part": name, "row": "0", "nfe": process.num_steps, "images": n}], {}, time.perf_counter() - began
             )

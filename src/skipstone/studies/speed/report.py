@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from skipstone.commands.called import called
 from skipstone.store import files
 from skipstone.studies.speed import clock
 from skipstone.studies.speed.clock import Measured
@@ -29,7 +30,7 @@ class Report:
         cuda = self.device.type == "cuda"
         self.content: dict[str, Any] = {
             "benchmark": benchmark,
-            "command": shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+            "command": shlex.join([*called("benchmark"), *sys.argv[1:]]),
             "device": torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

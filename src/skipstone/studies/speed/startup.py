@@ -8,13 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from skipstone.commands.settings import CONF
 from skipstone.network import compiling
 from skipstone.studies.speed.clock import Budget
 from skipstone.studies.speed.report import Report
 from skipstone.studies.speed.subject import Subject
-
-ROOT = CONF.parent
 
 # A first step of diffusers' network from nothing: what is imported, built, compiled and run, on random images.
 _PEER = """
@@ -48,7 +45,7 @@ def _note(report: Report, name: str, times: list[float]) -> None:
 
 def _command_seconds(flags: list[str]) -> float:
     began = time.time()
-    _run([str(ROOT / "train.py"), *flags])
+    _run(["-m", "skipstone", "train", *flags])
     return time.time() - began
 
 
@@ -57,7 +54,7 @@ def _first_step_seconds(outputs: str, overrides: list[str]) -> float:
     settings = ["trainer.checkpoint_every_n_steps=1", "trainer.max_steps=1", "logger=none", f"paths.outputs={outputs}"]
     few = ["schedule=custom", "schedule.timesteps=[0]", "tau=null", "evaluation.images=65", "evaluation.fine_images=1"]
     began = time.time()
-    _run([str(ROOT / "train.py"), *overrides, *settings, *few])
+    _run(["-m", "skipstone", "train", *overrides, *settings, *few])
     (checkpoint,) = Path(outputs).glob("models/*/last.ckpt")
     return checkpoint.stat().st_mtime - began
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 TAUS, ETAS = (10, 20, 50, 100), (0.0, 0.5, 1.0)
-ROOT = Path(__file__).parents[4]
 
 
 Cell = tuple[int, float]  # tau and eta
@@ -77,7 +76,7 @@ def _command(outputs: Path, cells: list[Cell], overrides: list[str]) -> Seconds:
     """Of train.py on these cells, from nothing."""
     taus, etas = (",".join(map(str, dict.fromkeys(values))) for values in zip(*cells, strict=True))
     settings = [f"paths.outputs={outputs}", "evaluation.grid=false", f"tau={taus}", f"eta={etas}", *overrides]
-    command = [sys.executable, ROOT / "train.py", *(["-m"] if len(cells) > 1 else []), *settings]
+    command = [sys.executable, "-m", "skipstone", "train", *(["-m"] if len(cells) > 1 else []), *settings]
     began, used = time.perf_counter(), _processor_of_children()
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
     return Seconds(time.perf_counter() - began, _processor_of_children() - used)
