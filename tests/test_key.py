@@ -27,6 +27,7 @@ TABLE = {
     "model.": CHANGES,
     "noise.": CHANGES,
     "training.": CHANGES,
+    "training.label_dropout": SAME,  # without classes
     "seed": CHANGES,
     "trainer.max_steps": CHANGES,
     "trainer.precision": CHANGES,

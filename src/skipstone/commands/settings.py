@@ -52,6 +52,7 @@ _NUMBERS = {
     "training.warmup": (int, 0),
     "training.weight_decay": (float, 0),
     "training.ema_decay": (float, 0),
+    "training.label_dropout": (float, 0),
     "trainer.max_steps": (int, 1),
     "trainer.accumulate_grad_batches": (int, 1),
     "trainer.log_every_n_steps": (int, 1),
@@ -78,6 +79,7 @@ _NUMBERS = {
 }
 _NUMBERS_OR_NULL = {
     "nfe": (int, 1),
+    "model.classes": (int, 0),
     "trainer.threads": (int, 1),
     "threads": (int, 1),
     "budget": (float, 0),

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from skipstone.checked import checked
+from skipstone.network.adapt import adapt, gives
 from skipstone.process import ForwardProcess, process_of
 from skipstone.store import claims, files, locks, tensors
 from skipstone.store.key import FORMAT, model_key, normal, same_weights
@@ -329,8 +330,21 @@ def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Modul
             "anew with fresh=true."
         ) from error
     load_weights(net, folder, model_key(config))
+    net = opened(net.to(memory_format=torch.channels_last).eval(), config, process)
     net.num_steps, net.threads = process.num_steps, config.get("threads")
-    return net.to(memory_format=torch.channels_last).eval(), process
+    return net, process
+
+
+def opened(net: nn.Module, config: dict[str, Any], process: ForwardProcess) -> nn.Module:
+    """eps = net(x, t) of a network with its weights, whatever it was trained to predict.
+
+    config: what was stored with it; of its `training`, `predicts` and `label_dropout` are asked for.
+    """
+    training = config.get("training", {})
+    if training.get("label_dropout") == 0:
+        net.null_label = None  # its embedding was never trained
+    predicts = gives(net, training.get("predicts", "eps"))
+    return net if predicts == "eps" else adapt(net, predicts, process)
 
 
 def _require_plain(node: Any, path: Path) -> None:

@@ -65,15 +65,14 @@ def ensure_classifier(
 
     It is a function of the data, the arguments and the kind of device. Raises ValueError for data without labels.
     """
-    if images.train_labels is None or images.held_out_labels is None:
+    if images.classes is None:
         raise ValueError(
             f"classifier features need labels, and dataset {images.name} has none: leave out metrics.classifier=true, "
             "or sort the images into sub-folders, one a class."
         )
-    classes = 1 + int(max(images.train_labels.max(), images.held_out_labels.max()))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        net = ClassifierFeatures(images.shape[0], features, classes)
+        net = ClassifierFeatures(images.shape[0], features, images.classes)
     net = net.to(device, memory_format=torch.channels_last)  # trains twice as fast on a processor
     folder = Path(outputs) / "classifiers" / f"{images.name}-{_key(images, features, steps, seed)}"
     if not _load(net, folder):
