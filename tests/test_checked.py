@@ -29,7 +29,7 @@ WRONG = {
         dict(model=[3, None], table=[3, [1, 2], None], n=[1.5, "2", True, 0, -1], shape=[4, (1, "a", 4), "abc", (0, 4)],
              seed=[1.5, "0", None], start=[X.int(), [1], torch.zeros(2)], batch_size=[0, 1.5, "a"],
              step_noise=[3, torch.zeros(2, 2, *SHAPE), torch.zeros(3, 2, 4, 4)], dtype=["float32"], progress=[3],
-             grad=["yes", 1]),
+             grad=["yes", 1], labels=[3, [1, 2], torch.zeros(2)], guidance=["2"], guidance_interval=[3]),
     ),
     engine.sample_many: (
         dict(model=net, tables=[TABLE], n=2, shape=SHAPE),
@@ -57,6 +57,10 @@ WRONG = {
     ),
     solvers.between_noise: (dict(table=INNER), dict(table=[3])),
     solvers.convergence: (dict(solver=solvers.DDIM()), dict(nfes=[3, ["a"]])),
+    solvers.guided: (
+        dict(table=TABLE, weight=2.0),
+        dict(table=[3, None], weight=["2", None, float("nan")], interval=[3, "ab", [1], [5, 1], ["a", "b"]]),
+    ),
     prove: (dict(table=TABLE, process=PROCESS), dict(table=[3], process=[3, None])),
     solvers.reach: (
         dict(solver=solvers.DDIM(), schedule=schedules.Exp, process=PROCESS, nfe=5),

@@ -46,17 +46,20 @@ def not_finite(
     *,
     seed: int = 0,
     start: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> NotFinite | None:
     """Which samples are not finite, and since which t. None where all are: that costs one look at x.
 
-    model, table, seed, start: with which `sample` or `sample_many` gave x.
-    x:                         [n, C, H, W], on any device.
+    model, table, seed, start, labels: with which `sample` or `sample_many` gave x.
+    x:                                 [n, C, H, W], on any device.
     Samples that are not finite are run again, step by step, up to the first such row.
     """
     bad = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().cpu()
     if not len(bad):
         return None
-    return NotFinite(bad.tolist(), len(x), _first_t(model, table, bad, tuple(x.shape[1:]), seed, start, x.dtype))
+    return NotFinite(
+        bad.tolist(), len(x), _first_t(model, table, bad, tuple(x.shape[1:]), seed, start, labels, x.dtype)
+    )
 
 
 @torch.no_grad()
@@ -67,13 +70,15 @@ def _first_t(
     shape: tuple[int, ...],
     seed: int,
     start: Tensor | None,
+    labels: Tensor | None,
     dtype: torch.dtype,
 ) -> float | None:
     first = len(table.t)
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled again for this batch
         for index in bad.split(LARGEST_DEFAULT_BATCH):
             x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-            with closing(rows(model, table, x, index, seed)) as steps:
+            own = None if labels is None else labels[index.to(labels.device)]
+            with closing(rows(model, table, x, index, seed, labels=own)) as steps:
                 finite = (bool(step.x.isfinite().all()) for step in islice(steps, first))
                 first = next((i for i, fine in enumerate(finite) if not fine), first)
     return table.t[first].item() if first < len(table.t) else None

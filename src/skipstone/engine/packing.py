@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from skipstone.checked import checked
-from skipstone.engine.request import batch_of, count_and_shape, require_noise, scaled, starts
+from skipstone.engine.request import batch_of, count_and_shape, require_labels, require_noise, scaled, starts
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, Row, advance, columns, evaluating
 from skipstone.rng import Stream, normal
-from skipstone.solvers import StepTable
+from skipstone.solvers import StepTable, guided
 
 
 class Plan(NamedTuple):
@@ -70,18 +70,25 @@ def sample_many(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    labels: Tensor | None = None,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> list[Tensor]:
     """n samples of every table, from the same start noise, in batches that stay full to the end.
 
     tables:     at least one; their lengths may differ. If any has real times, the network gets float64 t for all.
     batch_size: number of slots. Every network call has this batch. Default: all samples, at most 256.
-    Other arguments as for `sample`.
+    Other arguments as for `sample`. Sample k has the same label in every table, and guidance is of all tables:
+    `solvers.guided` makes single ones.
     Returns one [n, C, H, W] per table: what `sample` gives for it, to the rounding of another batch. All samples stay
     on the model's device until the last is done.
     """
     if not tables:
         raise ValueError("give at least one table.")
     count, shape = count_and_shape(n, shape, start)
+    if guidance is not None:
+        tables = [guided(table, guidance, guidance_interval) for table in tables]
+    require_labels(model, tables, labels, count)
     if start is None:
         for table in tables:
             require_noise(table)
@@ -98,17 +105,20 @@ def sample_many(
     ends_at = torch.tensor([len(table.t) for table in tables]).cumsum(0)
     row = ends_at - torch.tensor([table.nfe for table in tables])  # the first that asks the network
     begun = opening[todo.table] * count + todo.sample
-    begins = _Events(todo.begin, todo.steps, (todo.slot, begun, todo.sample, row[todo.table]), first.device)
+    beginning = (todo.slot, begun, todo.sample, row[todo.table])
+    if labels is not None:
+        beginning += (labels.cpu()[todo.sample],)
+    begins = _Events(todo.begin, todo.steps, beginning, first.device)
     ends = _Events(todo.end - 1, todo.steps, (todo.slot, todo.table * count + todo.sample), first.device)
     noisy = _noisy(todo, tables)
 
-    batch = slots_for(model, tables, slots, first)
+    batch = slots_for(model, tables, slots, first, labels is not None)
     batch.load(tables, seed)
     with evaluating(model):
         for i in range(todo.steps):
-            slot, begun, sample, at = begins.at(i)
+            slot, begun, sample, at, *label = begins.at(i)
             if len(slot):
-                batch.fill(slot, first[begun], None if left is None else left[begun], sample, at)
+                batch.fill(slot, first[begun], None if left is None else left[begun], sample, at, *label)
             batch.step(model, noisy[i])
             slot, kept = ends.at(i)
             if len(slot):
@@ -134,7 +144,7 @@ def _opened(
             left.append(left[0])
         opening.append(blocks[scale])
         if table.nfe < len(table.t):
-            row, z = Row.of(columns(table, table.c.shape[1])[0].tolist()), None
+            row, z = Row.of(columns(table, table.c.shape[1])[0].tolist(), mixed=False), None
             if row.s != 0:
                 index = torch.arange(len(first), device=first.device)
                 z = normal(seed, Stream.STEP, index, first.shape[1:], int(table.noise_keys[0]), first.dtype)

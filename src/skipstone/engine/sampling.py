@@ -1,7 +1,7 @@
 """One table on a batch: the final samples, or every step on the way."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,11 +10,19 @@ from torch import Tensor
 from skipstone.checked import checked
 from skipstone.engine.gradients import differentiable
 from skipstone.engine.packing import sample_many
-from skipstone.engine.request import batch_of, count_and_shape, require_count, require_noise, starts, take
+from skipstone.engine.request import (
+    batch_of,
+    count_and_shape,
+    require_count,
+    require_labels,
+    require_noise,
+    starts,
+    take,
+)
 from skipstone.engine.slots import recordable
-from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
+from skipstone.engine.step import Model, Row, advance, columns, evaluating, labels_of, predict
 from skipstone.rng import Stream, normal
-from skipstone.solvers import StepTable
+from skipstone.solvers import StepTable, guided
 
 
 class Step(NamedTuple):
@@ -45,6 +53,9 @@ def sample(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda done, total: None,
     grad: bool = False,
+    labels: Tensor | None = None,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> Tensor:
     """Run the table to its end. One state is kept, not the trajectory.
 
@@ -63,14 +74,21 @@ def sample(
     grad:       whether the result has gradients with respect to `start`, to the network's parameters and to the columns
                 of the table. A row is run again when its gradient is asked for, so memory holds the activations of one
                 row, and of every row what it starts from.
+    labels:     int64 [n], in 0 … classes−1 or the null label: of each sample, handed to the model as a third argument.
+                A model without classes, or one that is asked for no class, has none.
+    guidance:   w of eps = eps_null + w (eps_label − eps_null), as `solvers.guided` has it: two evaluations per row.
+    guidance_interval: [t_lo, t_hi], outside of which w is 1.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device. Where the network gives
     NaN or infinity, so do the samples, and nothing is raised: `not_finite` names the samples and the t.
     Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
+    if guidance is not None:
+        table = guided(table, guidance, guidance_interval)
     if step_noise is None and recordable(model) and not grad:
-        asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
+        asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress, labels=labels)
         return sample_many(model, [table], n, shape, **asked)[0]
     count, shape = count_and_shape(n, shape, start)
+    require_labels(model, [table], labels, count)
     if start is None:
         require_noise(table)
     if step_noise is not None:
@@ -82,15 +100,17 @@ def sample(
         index = torch.arange(first, first + size)
         kept = min(size, count - first)
         z = None if step_noise is None else take(step_noise, index, dim=1)
+        own = None if labels is None else take(labels, index, dim=0)
         done = len(batches) * table.nfe
         if grad:
             with torch.enable_grad():
                 x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-                batches.append(differentiable(model, table, x, index, seed, z)[:kept])
+                batches.append(differentiable(model, table, x, index, seed, z, own)[:kept])
             progress(done + table.nfe, total)
             continue
         x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-        for asked, step in zip(table.evaluated.tolist(), rows(model, table, x, index, seed, z), strict=True):
+        steps = rows(model, table, x, index, seed, z, labels=own)
+        for asked, step in zip(table.evaluated.tolist(), steps, strict=True):
             x = step.x
             done += asked
             if asked:
@@ -113,10 +133,14 @@ def trajectory(
     step_noise: Tensor | None = None,
     left: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    labels: Tensor | None = None,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> Iterator[Step]:
     """Run the table in one batch and yield every step.
 
     left: what a row before the first has left, like start, for a table that goes on from another.
+    A guided step is two: the first leaves x as it is, and its x0 is the label's.
     Other arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
     A Module stays in eval mode until the iterator is exhausted or closed.
     """
@@ -125,9 +149,12 @@ def trajectory(
         require_noise(table)
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
+    if guidance is not None:
+        table = guided(table, guidance, guidance_interval)
+    require_labels(model, [table], labels, count)
     index = torch.arange(count)
     x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-    yield from rows(model, table, x, index, seed, step_noise, left)
+    yield from rows(model, table, x, index, seed, step_noise, left, labels)
 
 
 @checked
@@ -186,15 +213,17 @@ def rows(
     seed: int,
     step_noise: Tensor | None = None,
     left: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Iterator[Step]:
     """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""
     index = index.to(x.device)
     asked, keys = table.asked.to(x.device), table.noise_keys.tolist()
     history: deque[Tensor] = deque(() if left is None else (left.to(x),), maxlen=table.c.shape[1])
+    own = labels_of(model, table, None if labels is None else labels.to(x.device))
     with evaluating(model):
         for i, values in enumerate(columns(table, table.c.shape[1]).tolist()):
-            t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values)
-            eps = predict(model, x, asked[i].expand(len(x))) if table.evaluated[i] else x
+            t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values, bool(table.w[i] != 0))
+            eps = predict(model, x, asked[i].expand(len(x)), own[i]) if table.evaluated[i] else x
             z = None
             if row.s != 0:
                 drawn = step_noise is None

@@ -19,8 +19,8 @@ class Recipe:
     which are the ones that are stored.  weighting: of the squared error in ε by the signal-to-noise ratio of its t,
     SNR = ᾱ/(1−ᾱ): "none" is L_simple; "min_snr" min(SNR, 5)/SNR (Hang et al. 2023, for ε); "p2" 1/(1 + SNR)
     (Choi et al. 2022, with γ = k = 1). Both take weight from the smallest noise, where little of an image is decided.
-    predicts: what the network gives, "eps", "v" or "x0", and so what the error is of. A weighting is of the same error in
-    x0 whichever it is: min_snr is min(SNR, 5) for x0 and min(SNR, 5)/(SNR + 1) for v, as its authors have it.
+    predicts: what the network gives, "eps", "v" or "x0", and so what the error is of. A weighting is of one error in
+    x0, whichever it is: min_snr is min(SNR, 5) for x0 and min(SNR, 5)/(SNR + 1) for v, as its authors have it.
     label_dropout: the share of labels that a network with classes is not shown, so that it is also unconditional.
     optimizer: "adamw", or "muon", which orthogonalises the updates of matrices and leaves AdamW the rest.
     """
