@@ -9,7 +9,7 @@ from skipstone.commands.cli import CONF, main
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
-    """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
+    """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]; labels), and what singles and gif ask for."""
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model, require_finite
     from skipstone.commands.grid import build_cells
@@ -22,9 +22,12 @@ def job(config: DictConfig) -> None:
 
     from skipstone import engine
     from skipstone.data import to_bytes
+    from skipstone.evaluation.labels import labels_of
     from skipstone.report import pictures
     from skipstone.store import files
 
+    labels = labels_of(model.net, config.n, config.labels)
+    engine.require_labels(model.net, [cell.table], labels, config.n)
     folder = new_folder(config.out)
     with Progress(transient=True) as progress:
         task = progress.add_task(cell.name)
@@ -36,17 +39,20 @@ def job(config: DictConfig) -> None:
             seed=config.seed,
             batch_size=min(config.n, config.batch_size),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
+            labels=labels,
         )
-    require_finite(model, cell.table, x, seed=config.seed)
+    require_finite(model, cell.table, x, seed=config.seed, labels=labels)
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:
-        np.savez(file, samples=x.cpu().numpy())
+        np.savez(file, samples=x.cpu().numpy(), **({} if labels is None else {"labels": labels.numpy()}))
     images = to_bytes(x).cpu()
     pictures.save_grid(images, folder / "grid.png")
     if config.singles:
         for k, image in enumerate(images):
             pictures.save_image(image, folder / "singles" / f"{k:05d}.png")
     if config.gif:
-        steps = engine.trajectory(model.net, cell.table, min(8, config.n), model.shape, seed=config.seed)
+        shown = min(8, config.n)
+        own = None if labels is None else labels[:shown]
+        steps = engine.trajectory(model.net, cell.table, shown, model.shape, seed=config.seed, labels=own)
         pictures.save_animation(
             [(to_bytes(step.x).cpu(), to_bytes(step.x0).cpu()) for step in steps], folder / "steps.gif"
         )

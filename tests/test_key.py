@@ -46,6 +46,8 @@ TABLE = {
     "tau": SAME,
     "nfe": SAME,
     "eta": SAME,
+    "guidance": SAME,
+    "guidance_interval": SAME,
     "fresh": SAME,
     "resume": SAME,
     "paths.outputs": SAME,

@@ -93,10 +93,16 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
 
 
 def require_finite(
-    model: OpenedModel, table: StepTable, x: torch.Tensor, *, seed: int = 0, start: torch.Tensor | None = None
+    model: OpenedModel,
+    table: StepTable,
+    x: torch.Tensor,
+    *,
+    seed: int = 0,
+    start: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
 ) -> None:
     """Warn where samples are not finite, and raise ValueError where none is. Arguments as for engine.not_finite."""
-    lost = engine.not_finite(model.net, table, x, seed=seed, start=start)
+    lost = engine.not_finite(model.net, table, x, seed=seed, start=start, labels=labels)
     if lost is not None and lost.all:
         raise ValueError(f"{lost}; nothing is written. {REMEDY}")
     if lost is not None:

@@ -62,6 +62,8 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     for cell in (*cells, *watched):
         engine.require_noise(cell.table)
     net, recipe = _network(config), _recipe(config)
+    if config.guidance is not None:
+        _require_guided(net, recipe, config.guidance)
     if recipe.predicts == "x0" and isinstance(net, VelocityUNet):
         raise ValueError(
             "training.predicts=x0 is for a network that gives x0, and skipstone.VelocityUNet gives v: set it to v, or "
@@ -72,6 +74,17 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     images = keep("images", dataset, lambda: instantiate(config.dataset))
     _require_classes(net, images)
     return Plan(trainer, process, partial(build_cells, config, process, *asked), watched, net, recipe, images)
+
+
+def _require_guided(net: nn.Module, recipe: Recipe, guidance: float) -> None:
+    """Raise ValueError unless the network will be trained with labels, and without."""
+    if not getattr(net, "classes", 0):
+        raise ValueError(f"guidance={guidance:g} is for a network with classes: set model.classes, or leave it out.")
+    if recipe.label_dropout == 0:
+        raise ValueError(
+            f"guidance={guidance:g} needs a network that is also trained without labels: set training.label_dropout "
+            "above 0."
+        )
 
 
 def _require_classes(net: nn.Module, images: "ImageSet") -> None:

@@ -80,6 +80,7 @@ _NUMBERS = {
 _NUMBERS_OR_NULL = {
     "nfe": (int, 1),
     "model.classes": (int, 0),
+    "guidance": (float, 0),
     "trainer.threads": (int, 1),
     "threads": (int, 1),
     "budget": (float, 0),
@@ -90,7 +91,7 @@ _LISTS = (
     "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
 )  # fmt: skip
 _LISTS_OR_EMPTY = ("model.attention", "exact")
-_LISTS_OR_NULL = ("evaluation.nfes", "solvers")
+_LISTS_OR_NULL = ("evaluation.nfes", "solvers", "guidance_interval")
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
     "metrics.random", "singles", "gif",
@@ -214,6 +215,13 @@ def _check_words(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, default="auto")
         if value not in ("auto", True, False):
             raise refusal(key, value, "auto, true or false")
+    labels = OmegaConf.select(config, "labels")
+    listed = list(labels) if OmegaConf.is_list(labels) else [labels]
+    if labels is not None and not (listed and all(type(label) is int and label >= 0 for label in listed)):
+        raise refusal("labels", labels, "null, a class such as 3, or a list such as [0,1,2]")
+    interval = OmegaConf.select(config, "guidance_interval")
+    if interval is not None and not (len(interval) == 2 and all(type(t) in (int, float) for t in interval)):
+        raise refusal("guidance_interval", interval, "null or [t_lo, t_hi], two times")
     weights = OmegaConf.select(config, "metrics.inception")
     if weights is not None and not isinstance(weights, str):
         raise refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")

@@ -12,6 +12,7 @@ from torch import Tensor
 from skipstone import engine
 from skipstone.data import to_bytes
 from skipstone.evaluation.cells import SETTINGS, Cell
+from skipstone.evaluation.labels import labels_of
 from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Proxies, solver_rmse
 from skipstone.evaluation.metrics.metric import flatten
 from skipstone.solvers import StepTable
@@ -112,14 +113,17 @@ def evaluate(
     size = min(batch_size, proxies.n * len(cells))
     engine.warm_up(model, shape, size)
     began = time.perf_counter()
-    sampled = engine.sample_many(model, tables, proxies.n, shape, seed=seed, batch_size=size, progress=progress)
+    labels = labels_of(model, proxies.n)
+    sampled = engine.sample_many(
+        model, tables, proxies.n, shape, seed=seed, batch_size=size, progress=progress, labels=labels
+    )
     sampled = [x.cpu() for x in sampled]  # waits for the device, so the clock reads finished work
     batch = Batch(len(cells), proxies.n * len(cells), time.perf_counter() - began)
     results = []
     for cell, x in zip(cells, sampled, strict=True):
         shown = _film(model, cell.table, shape, seed) if film else None
-        lost = engine.not_finite(model, cell.table, x, seed=seed)
-        results.append(measure(cell, x, proxies, fine, batch, shown, lost and str(lost)))
+        lost = engine.not_finite(model, cell.table, x, seed=seed, labels=labels)
+        results.append(measure(cell, x, proxies, fine, batch, shown, lost and str(lost), labels))
     return results
 
 
@@ -131,13 +135,18 @@ def measure(
     batch: Batch,
     film: Film | None = None,
     lost: str | None = None,
+    labels: Tensor | None = None,
 ) -> Result:
     """The result of a cell's samples, float [proxies.n, C, H, W] on the CPU, which were sampled in that batch.
 
-    lost: which of them are not finite, as for `Result`.
+    lost: which of them are not finite, as for `Result`.  labels: of the samples, where the model has classes.
     """
     alone = batch.cells == 1
-    facts = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
+    facts = {"cell": cell.name, **cell.settings}
+    if labels is not None:
+        facts["guidance"] = 1.0 if cell.guidance is None else cell.guidance
+        facts["guidance_interval"] = "-".join(f"{t:g}" for t in cell.guidance_interval or ())
+    facts |= {"nfe": cell.table.nfe, "images": proxies.n}
     facts |= {
         "seconds": batch.seconds if alone else None,
         "images_per_second": batch.images / batch.seconds if alone else None,
@@ -145,7 +154,7 @@ def measure(
     compares = fine is not None and not cell.table.stochastic
     error = solver_rmse(x, fine.cpu()) if compares else Measured(SOLVER_RMSE, None, SOLVER_RMSE.floor)
     samples = to_bytes(x)
-    measured = proxies(samples)
+    measured = proxies(samples, labels)
     if lost is None and not x.isfinite().all():
         lost = "some of its samples are not finite (NaN or infinite)"
     if lost is not None:  # as bytes they look like any black image
@@ -159,7 +168,8 @@ def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: i
     t, p, x, x0 = [], [], [], []
     # a compiled network would be compiled once more for so small a batch
     with torch.compiler.set_stance("force_eager"):
-        for i, step in enumerate(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed)):
+        labels = labels_of(model, FILM_SAMPLES)
+        for i, step in enumerate(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed, labels=labels)):
             if i in kept:
                 t.append(step.t)
                 p.append(step.p)

@@ -5,7 +5,7 @@ It is DDIM over every one of the T steps. A model's solution is solved once and 
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skipstone import engine
 from skipstone.engine import Model
+from skipstone.evaluation.labels import labels_of
 from skipstone.process import ForwardProcess
 from skipstone.solvers import DDIM
 from skipstone.store import locks, tensors
@@ -31,6 +32,8 @@ def solve(
     to_data: bool = True,
     clip_x0: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> Tensor:
     """Samples 0 … n−1 of `seed` by DDIM (eta = 0) over all T steps.
 
@@ -39,12 +42,24 @@ def solve(
     batch_size:        samples per network evaluation
     to_data, clip_x0:  as for solvers.DDIM
     progress:          as for engine.sample
+    guidance, guidance_interval: as for engine.sample; labels are those of `labels_of`
 
     Returns float32 [n, C, H, W] in the [−1, 1] scale, on the CPU.
     """
     table = DDIM(eta=0.0, to_data=to_data, clip_x0=clip_x0).table(process, range(process.num_steps))
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled again for this batch
-        return engine.sample(model, table, n, shape, seed=seed, batch_size=batch_size, progress=progress).cpu()
+        return engine.sample(
+            model,
+            table,
+            n,
+            shape,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            labels=labels_of(model, n),
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+        ).cpu()
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class FineSolution:
     form:              what changes the network's predictions: its weights, precision and kernels
     seed:              of the start noise
     to_data, clip_x0:  as for solvers.DDIM
+    guidance, guidance_interval: as for engine.sample
     """
 
     folder: Path
@@ -62,6 +78,8 @@ class FineSolution:
     seed: int
     to_data: bool = True
     clip_x0: bool = False
+    guidance: float | None = None
+    guidance_interval: Sequence[float] | None = None
 
     def ensure(
         self,
@@ -82,7 +100,8 @@ class FineSolution:
                 x = self.read(n, shape)  # another process may just have solved it
                 if x is None:
                     log.info("solving %d samples over all %d steps (once per model)", n, process.num_steps)
-                    x = solve(model, process, n, shape, self.seed, batch_size, self.to_data, self.clip_x0, progress)
+                    how = (self.to_data, self.clip_x0, progress, self.guidance, self.guidance_interval)
+                    x = solve(model, process, n, shape, self.seed, batch_size, *how)
                     if x.isfinite().all():
                         self.write(x)
                     else:
@@ -102,6 +121,8 @@ class FineSolution:
     @property
     def _path(self) -> Path:
         kind = ("" if self.to_data else "-noisy") + ("-clipped" if self.clip_x0 else "")
+        if self.guidance is not None:
+            kind += "-guided" + "-".join(f"{each:g}" for each in (self.guidance, *(self.guidance_interval or ())))
         return self.folder / f"fine-seed{self.seed}{kind}.safetensors"
 
     @property

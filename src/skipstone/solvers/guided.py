@@ -32,7 +32,7 @@ def guided(table: StepTable, weight: float, interval: Sequence[float] | None = N
     if table.guided or bool(table.null.any()):
         raise ValueError("this table is guided already: give the one without guidance.")
     if not math.isfinite(weight):
-        raise ValueError(f"guidance={weight} must be a number: 1 is the label alone, and guidance begins above it.")
+        raise ValueError(f"the weight of guidance must be a number, got {weight}: 1 is the label alone.")
     low, high = (-math.inf, math.inf) if interval is None else interval_of(interval)
     w = torch.where(table.evaluated & (table.t >= low) & (table.t <= high), float(weight), 1.0).double()
     double = (w != 0) & (w != 1)

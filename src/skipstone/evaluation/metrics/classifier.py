@@ -51,6 +51,11 @@ class ClassifierFeatures(Extractor):
     def embed(self, images: Tensor) -> Tensor:
         return self.body(to_unit(images))
 
+    @torch.no_grad()
+    def named(self, features: Tensor) -> Tensor:
+        """The class of each image by its features, [n, num_features] as this extractor gives them: int64 [n], CPU."""
+        return self.head(features.to(next(self.parameters()))).argmax(1).cpu()
+
 
 def ensure_classifier(
     images: ImageSet,
@@ -118,9 +123,7 @@ def _train(net: ClassifierFeatures, images: ImageSet, steps: int, seed: int) -> 
 
 @torch.no_grad()
 def _accuracy(net: ClassifierFeatures, images: ImageSet) -> float:
-    device = next(net.parameters()).device
-    named = net.head(net(images.held_out).float().to(device)).argmax(1).cpu()
-    return float((named == images.held_out_labels).double().mean())
+    return float((net.named(net(images.held_out)) == images.held_out_labels).double().mean())
 
 
 def _save(net: ClassifierFeatures, folder: Path, steps: int) -> None:

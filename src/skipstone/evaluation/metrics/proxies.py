@@ -14,7 +14,7 @@ from torch import Tensor
 from skipstone.data import ImageSet, pick
 from skipstone.evaluation.metrics import jackknife
 from skipstone.evaluation.metrics.cache import real_features
-from skipstone.evaluation.metrics.classifier import ensure_classifier
+from skipstone.evaluation.metrics.classifier import ClassifierFeatures, ensure_classifier
 from skipstone.evaluation.metrics.distances import (
     extrapolated,
     fewest_to_extrapolate,
@@ -25,7 +25,7 @@ from skipstone.evaluation.metrics.distances import (
 )
 from skipstone.evaluation.metrics.features import Extractor, RandomFeatures, require_bytes
 from skipstone.evaluation.metrics.inception import NUM_FEATURES, InceptionFeatures
-from skipstone.evaluation.metrics.metric import SOLVER_RMSE, Measured, Metric
+from skipstone.evaluation.metrics.metric import AGREEMENT, SOLVER_RMSE, Measured, Metric
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Proxies:
             )
             for (fd, kid), extractor in extractors.items()
         ]
-        taken = {SOLVER_RMSE.name, *(name for names in extractors for name in names)}
+        taken = {SOLVER_RMSE.name, AGREEMENT.name, *(name for names in extractors for name in names)}
         self.own = [_own(name, compute, taken) for name, compute in (own or {}).items()]
         for sentence in self.left_out:
             log.warning(sentence)
@@ -146,15 +146,17 @@ class Proxies:
             if not self._has_covariance(proxy)
         ]
 
-    def __call__(self, samples: Tensor) -> dict[str, Measured]:
+    def __call__(self, samples: Tensor, labels: Tensor | None = None) -> dict[str, Measured]:
         """uint8 [n, C, H, W] → by name: an extractor at a time its fd_… and kid_…, then metrics of one's own.
 
+        With labels, int64 [n], also the agreement: the share of samples that the classifier names as their label. Its
+        floor is that of held-out images, which it names right.
         The distances on Inception's features are called fid and kid_inception.
         """
         require_bytes(samples)
         if len(samples) != self.n:
             raise ValueError(f"{len(samples)} samples cannot be held against a floor of {self.n} real images.")
-        found = self._measured(samples, [proxy.extractor(samples) for proxy in self.proxies])
+        found = self._measured(samples, [proxy.extractor(samples) for proxy in self.proxies], labels)
         return {
             name: replace(each, floor=self.floors[name].value, limit_floor=self.floors[name].limit)
             for name, each in found.items()
@@ -166,9 +168,11 @@ class Proxies:
         features = [
             real_features(proxy.extractor, self.images, "held_out", self.n, self.folder) for proxy in self.proxies
         ]
-        return self._measured(pick(self.images.held_out, self.n), features)
+        labels = self.images.held_out_labels
+        labels = None if labels is None else pick(labels, self.n)
+        return self._measured(pick(self.images.held_out, self.n), features, labels)
 
-    def _measured(self, samples: Tensor, features: list[Tensor]) -> dict[str, Measured]:
+    def _measured(self, samples: Tensor, features: list[Tensor], labels: Tensor | None) -> dict[str, Measured]:
         found = []
         for proxy, fake in zip(self.proxies, features, strict=True):
             real, subsets = proxy.reference, (self.subsets, self.subset_size)
@@ -178,6 +182,8 @@ class Proxies:
                 found.append(Measured.of(proxy.fd, frechet(real, fake), frechet_replicates(real, fake), limit=limit))
             replicates = kernel_replicates(real, fake, *subsets)
             found.append(Measured.of(proxy.kid, kernel(real, fake, *subsets)[0], replicates))
+            if labels is not None and isinstance(proxy.extractor, ClassifierFeatures):
+                found.append(_agreement(proxy.extractor.named(fake), labels))
         for metric, compute in self.own:
             replicates = [float(compute(samples[some], self._real)) for some in jackknife.kept(self.n)]
             found.append(Measured.of(metric, float(compute(samples, self._real)), replicates))
@@ -199,6 +205,12 @@ class Proxies:
                 f"of which there are {held_out}, and at least 2 are needed; compare fewer, or hold out more "
                 "(dataset.held_out)."
             )
+
+
+def _agreement(named: Tensor, labels: Tensor) -> Measured:
+    right = (named == labels.cpu()).double()
+    replicates = [float(right[some].mean()) for some in jackknife.kept(len(right))]
+    return Measured.of(AGREEMENT, float(right.mean()), replicates)
 
 
 def _own(name: str, compute: Compute, taken: set[str]) -> _Own:
