@@ -283,6 +283,7 @@ class NoNull(Toy):
         (NoNull(), dict(labels=LABELS, guidance=2.0), "guidance needs a model that was also trained without labels"),
         (lambda x, t: x, dict(labels=LABELS), "labels is for a model with classes, and this one has none"),
         (lambda x, t: x, dict(guidance=2.0), "guidance is for a model with classes, and this one has none"),
+        (Toy(), dict(labels=LABELS, guidance_interval=[1, 5]), "guidance_interval is where guidance is: give guidance"),
         (Toy(), dict(labels=LABELS, guidance=math.nan), "the weight of guidance must be a number, got nan"),
         (Toy(), dict(labels=LABELS, guidance=2.0, guidance_interval=[5, 1]), r"guidance_interval=\[5, 1\] must be"),
     ],

@@ -222,6 +222,8 @@ def _check_words(config: DictConfig) -> None:
     interval = OmegaConf.select(config, "guidance_interval")
     if interval is not None and not (len(interval) == 2 and all(type(t) in (int, float) for t in interval)):
         raise refusal("guidance_interval", interval, "null or [t_lo, t_hi], two times")
+    if interval is not None and config.guidance is None:
+        raise ValueError(f"guidance_interval={list(interval)} is where guidance is: set guidance, or leave it out.")
     weights = OmegaConf.select(config, "metrics.inception")
     if weights is not None and not isinstance(weights, str):
         raise refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")

@@ -13,11 +13,19 @@ import torch
 from torch import Tensor
 
 from skipstone.checked import checked
-from skipstone.engine.request import batch_of, count_and_shape, require_labels, require_noise, scaled, starts
+from skipstone.engine.request import (
+    batch_of,
+    count_and_shape,
+    require_labels,
+    require_noise,
+    scaled,
+    starts,
+    with_guidance,
+)
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, Row, advance, columns, evaluating
 from skipstone.rng import Stream, normal
-from skipstone.solvers import StepTable, guided
+from skipstone.solvers import StepTable
 
 
 class Plan(NamedTuple):
@@ -86,8 +94,7 @@ def sample_many(
     if not tables:
         raise ValueError("give at least one table.")
     count, shape = count_and_shape(n, shape, start)
-    if guidance is not None:
-        tables = [guided(table, guidance, guidance_interval) for table in tables]
+    tables = with_guidance(tables, guidance, guidance_interval)
     require_labels(model, tables, labels, count)
     if start is None:
         for table in tables:

@@ -9,7 +9,7 @@ from torch import Tensor
 from skipstone.checked import checked
 from skipstone.engine.step import Model, classes_of, null_label, own_parameter
 from skipstone.rng import Stream, normal
-from skipstone.solvers import StepTable
+from skipstone.solvers import StepTable, guided
 
 LARGEST_DEFAULT_BATCH = 256
 _MOST_SIGNAL, _MUCH_SIGNAL = 0.3, 0.1  # of √ᾱ where sampling starts: refused above the first, warned above the second
@@ -63,6 +63,17 @@ def require_noise(table: StepTable) -> None:
         )
     if signal > _MUCH_SIGNAL:
         warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=4)
+
+
+def with_guidance(
+    tables: Sequence[StepTable], weight: float | None, interval: Sequence[float] | None
+) -> Sequence[StepTable]:
+    """The tables, guided where there is a weight. Raises ValueError for an interval without one."""
+    if weight is None:
+        if interval is not None:
+            raise ValueError("guidance_interval is where guidance is: give guidance as well, or leave it out.")
+        return tables
+    return [guided(table, weight, interval) for table in tables]
 
 
 def require_labels(model: Model, tables: Sequence[StepTable], labels: Tensor | None, count: int) -> None:

@@ -22,7 +22,7 @@ from skipstone.engine.request import (
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, labels_of, predict
 from skipstone.rng import Stream, normal
-from skipstone.solvers import StepTable, guided
+from skipstone.solvers import StepTable
 
 
 class Step(NamedTuple):
@@ -82,8 +82,7 @@ def sample(
     NaN or infinity, so do the samples, and nothing is raised: `not_finite` names the samples and the t.
     Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
-    if guidance is not None:
-        table = guided(table, guidance, guidance_interval)
+    (table,) = with_guidance([table], guidance, guidance_interval)
     if step_noise is None and recordable(model) and not grad:
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress, labels=labels)
         return sample_many(model, [table], n, shape, **asked)[0]
@@ -149,8 +148,7 @@ def trajectory(
         require_noise(table)
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
-    if guidance is not None:
-        table = guided(table, guidance, guidance_interval)
+    (table,) = with_guidance([table], guidance, guidance_interval)
     require_labels(model, [table], labels, count)
     index = torch.arange(count)
     x = starts(model, shape, seed, index, start, dtype, table.start_scale)

@@ -150,17 +150,22 @@ class Proxies:
         """uint8 [n, C, H, W] → by name: an extractor at a time its fd_… and kid_…, then metrics of one's own.
 
         With labels, int64 [n], also the agreement: the share of samples that the classifier names as their label. Its
-        floor is that of held-out images, which it names right.
+        floor is the share of held-out images that it names right.
         The distances on Inception's features are called fid and kid_inception.
         """
         require_bytes(samples)
         if len(samples) != self.n:
             raise ValueError(f"{len(samples)} samples cannot be held against a floor of {self.n} real images.")
-        found = self._measured(samples, [proxy.extractor(samples) for proxy in self.proxies], labels)
-        return {
+        features = [proxy.extractor(samples) for proxy in self.proxies]
+        found = {
             name: replace(each, floor=self.floors[name].value, limit_floor=self.floors[name].limit)
-            for name, each in found.items()
+            for name, each in self._measured(samples, features).items()
         }
+        if labels is not None:
+            for proxy, fake in zip(self.proxies, features, strict=True):
+                if isinstance(proxy.extractor, ClassifierFeatures):
+                    found[AGREEMENT.name] = self._agreement(proxy.extractor, fake, labels)
+        return found
 
     @cached_property
     def floors(self) -> dict[str, Measured]:
@@ -168,11 +173,9 @@ class Proxies:
         features = [
             real_features(proxy.extractor, self.images, "held_out", self.n, self.folder) for proxy in self.proxies
         ]
-        labels = self.images.held_out_labels
-        labels = None if labels is None else pick(labels, self.n)
-        return self._measured(pick(self.images.held_out, self.n), features, labels)
+        return self._measured(pick(self.images.held_out, self.n), features)
 
-    def _measured(self, samples: Tensor, features: list[Tensor], labels: Tensor | None) -> dict[str, Measured]:
+    def _measured(self, samples: Tensor, features: list[Tensor]) -> dict[str, Measured]:
         found = []
         for proxy, fake in zip(self.proxies, features, strict=True):
             real, subsets = proxy.reference, (self.subsets, self.subset_size)
@@ -182,12 +185,17 @@ class Proxies:
                 found.append(Measured.of(proxy.fd, frechet(real, fake), frechet_replicates(real, fake), limit=limit))
             replicates = kernel_replicates(real, fake, *subsets)
             found.append(Measured.of(proxy.kid, kernel(real, fake, *subsets)[0], replicates))
-            if labels is not None and isinstance(proxy.extractor, ClassifierFeatures):
-                found.append(_agreement(proxy.extractor.named(fake), labels))
         for metric, compute in self.own:
             replicates = [float(compute(samples[some], self._real)) for some in jackknife.kept(self.n)]
             found.append(Measured.of(metric, float(compute(samples, self._real)), replicates))
         return {each.metric.name: each for each in found}
+
+    def _agreement(self, classifier: ClassifierFeatures, fake: Tensor, labels: Tensor) -> Measured:
+        real = classifier.named(real_features(classifier, self.images, "held_out", self.n, self.folder))
+        right = (classifier.named(fake) == labels.cpu()).double()
+        replicates = [float(right[some].mean()) for some in jackknife.kept(self.n)]
+        floor = float((real == pick(self.images.held_out_labels, self.n)).double().mean())
+        return Measured.of(AGREEMENT, float(right.mean()), replicates, floor=floor)
 
     def _has_covariance(self, proxy: _Proxy) -> bool:
         return min(self.n, len(proxy.reference)) > proxy.extractor.num_features
@@ -205,12 +213,6 @@ class Proxies:
                 f"of which there are {held_out}, and at least 2 are needed; compare fewer, or hold out more "
                 "(dataset.held_out)."
             )
-
-
-def _agreement(named: Tensor, labels: Tensor) -> Measured:
-    right = (named == labels.cpu()).double()
-    replicates = [float(right[some].mean()) for some in jackknife.kept(len(right))]
-    return Measured.of(AGREEMENT, float(right.mean()), replicates)
 
 
 def _own(name: str, compute: Compute, taken: set[str]) -> _Own:

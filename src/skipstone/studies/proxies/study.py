@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipstone.data import ImageSet
 from skipstone.evaluation.evaluate import Result
-from skipstone.evaluation.metrics import AGREEMENT, MemoryCheck, Proxies, rank_correlation
+from skipstone.evaluation.metrics import MemoryCheck, Proxies, rank_correlation
 from skipstone.studies.proxies.corruptions import CORRUPTIONS
 
 SEEN = 3.0  # standard deviations above the floor at which a proxy has seen a difference
@@ -63,8 +63,7 @@ class Floors:
                 "be alike and the floor seem certain: lower n or hold out more (dataset.held_out)."
             )
         self._proxies, self._memory = proxies, MemoryCheck(images, device)
-        # agreement is of samples with labels, which damaged images are not
-        self.names = [*(name for name in proxies.floors if name != AGREEMENT.name), "too_near"]
+        self.names = [*proxies.floors, "too_near"]
         values = []
         for seed in range(draws):
             order = torch.randperm(len(images.held_out), generator=torch.Generator().manual_seed(1000 + seed))
