@@ -18,6 +18,7 @@ from skipstone.engine.request import (
     require_noise,
     starts,
     take,
+    with_guidance,
 )
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, labels_of, predict
