@@ -20,12 +20,15 @@ def job(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
+    from skipstone import engine
     from skipstone.commands.finished import new_folder, open_model, require_training_data
     from skipstone.commands.grid import build_cells
+    from skipstone.evaluation.labels import labels_of
 
     model, config = open_model(config)
     grid = config.evaluation
     cells = build_cells(config, model.process, grid.taus, grid.etas, grid.schedules, model.costs)
+    engine.require_labels(model.net, [cell.table for cell in cells], labels_of(model.net, 1), 1)
     images = instantiate(config.dataset)
     require_training_data(model, images)
 

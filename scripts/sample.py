@@ -11,7 +11,7 @@ _BATCH = 128  # samples, where batch_size does not tell
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
-    """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles, gif and image ask for."""
+    """Writes grid.png, samples.npz (float32 [n, C, H, W] in [−1, 1]; labels), and what singles, gif, image ask for."""
     settings.check(config)
     from skipstone.commands.editing import beginning
     from skipstone.commands.finished import new_folder, open_model, require_finite
@@ -20,16 +20,19 @@ def job(config: DictConfig) -> None:
     model, config = open_model(config)
     (cell,) = build_cells(config, model.process, [], [], costs=model.costs)
     begun = beginning(config, model, cell.table)
-    asked = {"seed": config.seed} | begun.asked(config.n)
 
     import numpy as np
     import torch
 
     from skipstone import engine, progress
     from skipstone.data import to_bytes
+    from skipstone.evaluation.labels import labels_of
     from skipstone.report import pictures
     from skipstone.store import files
 
+    labels = labels_of(model.net, config.n, config.labels, config.first)
+    engine.require_labels(model.net, [begun.table], labels, config.n)
+    asked = {"seed": config.seed, "labels": labels} | begun.asked(config.n)
     folder = new_folder(config.out)
     with progress.shown(f"sampling {config.n} images of {cell.name}", "evaluations") as show:
         x = engine.sample(
@@ -43,7 +46,7 @@ def job(config: DictConfig) -> None:
         )
     require_finite(model, begun.table, x, **asked)
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:
-        np.savez(file, samples=x.cpu().numpy())
+        np.savez(file, samples=x.cpu().numpy(), **({} if labels is None else {"labels": labels.numpy()}))
     images = to_bytes(x).cpu()
     pictures.save_grid(images, folder / "grid.png")
     if config.singles:
@@ -51,7 +54,8 @@ def job(config: DictConfig) -> None:
             pictures.save_image(image, folder / "singles" / f"{k:05d}.png")
     if config.gif:
         shown = min(8, config.n)
-        steps = engine.trajectory(model.net, begun.table, shown, model.shape, seed=config.seed, **begun.asked(shown))
+        own = begun.asked(shown) | {"labels": None if labels is None else labels[:shown]}
+        steps = engine.trajectory(model.net, begun.table, shown, model.shape, seed=config.seed, **own)
         pictures.save_animation(
             [(to_bytes(step.x).cpu(), to_bytes(step.x0).cpu()) for step in steps], folder / "steps.gif"
         )

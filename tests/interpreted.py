@@ -126,6 +126,7 @@ def networks():
         UNet(16, 3, base=16, multipliers=(1, 2, 2), blocks=2, attention=(8,)),
         VelocityUNet(14, 1, base=8, multipliers=(1, 2), blocks=1, attention=(7,), patch=2, betas=BETAS),
         UNet(7, 1, base=8, multipliers=(1, 2), blocks=1, attention=()),
+        UNet(8, 1, base=8, multipliers=(1, 2), blocks=1, attention=(), classes=3),
     ):
         net = net.to(sys.argv[1], memory_format=torch.channels_last)
         with torch.no_grad():
@@ -133,13 +134,14 @@ def networks():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         x, t = torch.randn(2, net.channels, net.image_size, net.image_size), torch.tensor([3, 999])
         fused.compile_ahead(net, None)  # where there is a GPU
-        reference = net(x, t)
-        report("network", (fused.predict(net, x, t),), (reference,), list(net.parameters()))
+        labels = torch.tensor([1, net.null_label]) if net.classes else None
+        reference = net(x, t, labels)
+        report("network", (fused.predict(net, x, t, None, labels),), (reference,), list(net.parameters()))
         sampler = fused.Sampler(net, 1000, torch.float32)
-        print("sampler", ((sampler(x, t) - reference).norm() / reference.norm()).item())
+        print("sampler", ((sampler(x, t, labels) - reference).norm() / reference.norm()).item())
         real = t.double() * 0.999
-        between = net(x, real)
-        print("sampler_at_real_times", ((sampler(x, real) - between).norm() / between.norm()).item())
+        between = net(x, real, labels)
+        print("sampler_at_real_times", ((sampler(x, real, labels) - between).norm() / between.norm()).item())
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.mul_(1.1)

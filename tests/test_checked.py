@@ -29,7 +29,8 @@ WRONG = {
         dict(model=[3, None], table=[3, [1, 2], None], n=[1.5, "2", True, 0, -1], shape=[4, (1, "a", 4), "abc", (0, 4)],
              seed=[1.5, "0", None], start=[X.int(), [1], torch.zeros(2)], batch_size=[0, 1.5, "a"],
              step_noise=[3, torch.zeros(2, 2, *SHAPE), torch.zeros(3, 2, 4, 4)], dtype=["float32"], progress=[3],
-             grad=["yes", 1], first=["a", 1.5, -1, None, 2**32 - 1], known=[3, (X,), (X, X), (X.int(), X > 0)]),
+             grad=["yes", 1], first=["a", 1.5, -1, None, 2**32 - 1], known=[3, (X,), (X, X), (X.int(), X > 0)],
+             labels=[3, [1, 2], torch.zeros(2)], guidance=["2"], guidance_interval=[3]),
     ),
     engine.diffused: (
         dict(table=TABLE, x0=X), dict(table=[3], x0=[3, X.int(), X[0], X / 0], seed=["a"], first=[-1, "a"]),
@@ -62,6 +63,10 @@ WRONG = {
     ),
     solvers.between_noise: (dict(table=INNER), dict(table=[3])),
     solvers.convergence: (dict(solver=solvers.DDIM()), dict(solver=[3, "a", None, {}], nfes=[3, ["a"]])),
+    solvers.guided: (
+        dict(table=TABLE, weight=2.0),
+        dict(table=[3, None], weight=["2", None, float("nan")], interval=[3, "ab", [1], [5, 1], ["a", "b"]]),
+    ),
     prove: (dict(table=TABLE, process=PROCESS), dict(table=[3], process=[3, None])),
     solvers.reach: (
         dict(solver=solvers.DDIM(), schedule=schedules.Exp, process=PROCESS, nfe=5),
@@ -176,7 +181,8 @@ def test_every_public_function_is_tried():
         "StepTable",
         "Program",
     }
-    alike = {"evaluating", "not_finite", "Stored"}  # take a model, a solver, or what the others take
+    # take a model, a solver, or what the others take
+    alike = {"classes_of", "evaluating", "not_finite", "require_labels", "Stored"}
     for module in (engine, solvers):
         names = {name for name in module.__all__ if callable(getattr(module, name))} - kinds - alike
         assert {name for name in names if getattr(module, name) not in public} == set()

@@ -61,7 +61,7 @@ def test_a_model_takes_its_image_form_from_the_data_set(composed):
     assert (config.model.image_size, config.model.channels) == (32, 3)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10_long", "cifar10_plain"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_classes", "cifar10_long", "cifar10_plain"])
 def test_the_cifar10_experiments_train_the_papers_network_on_either_form_of_the_data(name, composed):
     config = composed(f"experiment={name}")
     assert (config.dataset.source, config.model.base, config.model.image_size, config.model.channels) == (
@@ -71,6 +71,14 @@ def test_the_cifar10_experiments_train_the_papers_network_on_either_form_of_the_
     assert jpegs.dataset._target_ == "skipstone.data.folder"
     assert (jpegs.dataset.name, jpegs.dataset.image_size, jpegs.dataset.channels) == ("cifar10", 32, 3)
     assert (jpegs.model, jpegs.training, jpegs.trainer) == (config.model, config.training, config.trainer)
+
+
+def test_the_classes_experiment_is_cifar10_with_labels(composed):
+    plain, classes = composed("experiment=cifar10"), composed("experiment=cifar10_classes")
+    assert (classes.model.classes, plain.model.classes) == (10, None)
+    classes.model.classes = None
+    assert 0 < classes.training.label_dropout < 1
+    assert (classes.model, classes.trainer, classes.training) == (plain.model, plain.trainer, plain.training)
 
 
 def test_the_long_experiment_has_the_papers_settings_and_the_plain_one_the_issues(composed):

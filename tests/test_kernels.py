@@ -80,6 +80,27 @@ def test_a_recorded_step_of_real_times_is_the_step(unet, process, solver):
 
 @pytest.mark.gpu
 @on_gpu
+def test_a_recorded_guided_step_is_the_step(process):
+    """Also where other labels, and no guidance, are asked for from the same network in between."""
+    from skipstone.network.fused import Sampler
+
+    torch.manual_seed(0)
+    net = UNet(16, 3, base=16, multipliers=(1, 2), blocks=1, attention=(8,), classes=3).to("cuda")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    sampler = Sampler(net.to(memory_format=torch.channels_last), 1000, torch.float32)
+    table = solvers.DDIM(1.0, clip_x0=True).table(process, schedules.Linspace(7)(1000))
+    for labels in (torch.tensor([0, 1, 2, 0, 1]), torch.tensor([2, 2, 0, 1, 3])):
+        for guidance in (2.0, None):
+            asked = dict(labels=labels, guidance=guidance)
+            recorded = engine.sample(sampler, table, 5, SHAPE, batch_size=4, **asked)
+            *_, last = engine.trajectory(sampler, table, 5, SHAPE, **asked)
+            assert (recorded - last.x).norm() / last.x.norm() < 1e-3
+
+
+@pytest.mark.gpu
+@on_gpu
 def test_training_from_a_recording_is_training_step_by_step(unet, process, monkeypatch):
     """The same losses and weights, to the rounding of sums that a GPU takes in any order; dropout's masks included."""
     ends = {}

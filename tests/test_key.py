@@ -27,6 +27,7 @@ TABLE = {
     "model.": CHANGES,
     "noise.": CHANGES,
     "training.": CHANGES,
+    "training.label_dropout": SAME,  # without classes
     "seed": CHANGES,
     "trainer.max_steps": CHANGES,
     "trainer.precision": CHANGES,
@@ -45,6 +46,8 @@ TABLE = {
     "tau": SAME,
     "nfe": SAME,
     "eta": SAME,
+    "guidance": SAME,
+    "guidance_interval": SAME,
     "fresh": SAME,
     "resume": SAME,
     "paths.outputs": SAME,

@@ -41,7 +41,7 @@ def test_a_table_comes_back_to_the_last_bit(tmp_path, table):
     [
         (lambda text: text[:-100], "is no step table: it is not JSON"),
         (lambda text: "[1, 2]", 'is no step table: "format"'),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "has version 2, and version 1 is read here"),
+        (lambda text: text.replace('"version": 1', '"version": 3'), "has version 3, and version 2 is read here"),
         (lambda text: text.replace('"a": ', '"A": ', 1), "is damaged .KeyError: 'a'"),
         (lambda text: text.replace('"evaluated": true', '"evaluated": false'), "may be false in the first row"),
         (lambda text: text.replace('"b": ', '"b": NaN, "z": ', 1), "b has numbers that are not finite"),

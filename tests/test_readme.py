@@ -35,7 +35,7 @@ def test_every_command_composes(config, arguments, composed):
     arguments = re.sub(r"<\w+>", "x", arguments)
     overrides = [word for word in shlex.split(arguments) if not word.startswith("-") and word != "job"]
     config = {"solver": "proof"}.get(config, config)
-    composed(*(override.split(",")[0] for override in overrides), config=config)
+    composed(*(re.split(r",(?![^\[]*\])", override)[0] for override in overrides), config=config)  # not within a list
 
 
 def test_every_picture_and_page_that_is_linked_is_there():

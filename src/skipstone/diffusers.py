@@ -40,6 +40,10 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         data = table_data(table) if isinstance(table, StepTable) else table
         self.register_to_config(table=data)
         self._table = table_of(data, "the configuration")
+        if bool(self._table.null.any()):
+            raise ValueError(
+                "a guided table asks with labels, which a pipeline does not hand on: give the one without guidance."
+            )
         self._rows = columns(self._table, self._table.c.shape[1]).tolist()
         self.init_noise_sigma = self._table.start_scale
         self.set_timesteps()
@@ -102,7 +106,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
                 "eps alone."
             )
         i = self._turn(timestep)
-        row = Row.of(self._rows[i])
+        row = Row.of(self._rows[i], mixed=False)
         x = sample if sample.dtype == torch.float64 else sample.float()
         eps = model_output.to(x.dtype) if self._table.evaluated[i] else x
         z = randn_tensor(x.shape, generator, x.device, x.dtype) if row.s != 0 else None

@@ -38,6 +38,7 @@ class Stream(IntEnum):
     VALIDATION = 7
     SUBSETS = 8  # which features a kernel distance draws
     WEIGHTS = 9  # a network's first weights
+    TRAIN_LABEL = 10  # whether a training image's label is dropped
 
 
 def philox(counter: tuple[Word, Word, Word, Word], key: tuple[int, int]) -> tuple[Word, ...]:

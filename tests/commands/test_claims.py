@@ -36,6 +36,7 @@ NOT_HERE = {
     "own_": "wants the page's own files; test_extending.py types it",
     "<folder>": "wants CIFAR-10 as a folder",
     "dataset=mnist": "downloads MNIST",
+    "guidance=": "wants a model with classes; test_guidance_commands.py types it",
     "scripts/tables.py": "wants the CIFAR-10 model; test_results.py runs it on a small one",
     "scripts/quality.py": "wants the CIFAR-10 model; test_quality.py runs it on a small one",
     "scripts/study.py": "wants a trained model of MNIST; test_commands.py runs it on a small one",

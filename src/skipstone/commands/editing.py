@@ -89,4 +89,5 @@ def _weaker(config: DictConfig, model: OpenedModel) -> StepTable:
             f"strength={config.strength} reaches no step of the schedule, so nothing would change: raise it, or visit "
             "more steps."
         )
-    return instantiate(config.solver).table(model.process, kept)
+    table = instantiate(config.solver).table(model.process, kept)
+    return table if config.guidance is None else solvers.guided(table, config.guidance, config.guidance_interval)

@@ -158,16 +158,22 @@ def _write(
         command=command,
         training_curve=training and training.embedded,
         neighbours=_neighbours(own, memory, held_against, model.device),
-        notes=_notes(config.evaluation.images, own, results, held_against.proxies),
+        notes=_notes(config.evaluation.images, own, results, held_against.proxies, engine.classes_of(model.net)),
     )
     return page.write_page(results, folder, story)
 
 
-def _notes(wanted: int, own: Result, results: Sequence[Result], proxies: metrics.Proxies) -> list[str]:
+def _notes(wanted: int, own: Result, results: Sequence[Result], proxies: metrics.Proxies, classes: int) -> list[str]:
     """What a reader ought to know before the numbers."""
     n = own.facts["images"]
     fewer = f"{n} images a cell instead of the {wanted} asked for: no more real images are held out for the floor."
-    return [*([fewer] if n < wanted else []), *proxies.left_out, *rows.lost(results)]
+    labels = f"The samples are of the classes 0 to {classes - 1} in turn, counted from the first."
+    return [
+        *([fewer] if n < wanted else []),
+        *([labels] if classes else []),
+        *proxies.left_out,
+        *rows.lost(results),
+    ]
 
 
 def _neighbours(
@@ -189,6 +195,9 @@ def fine_solution(config: DictConfig, model: OpenedModel) -> Tensor:
     """The fine-step solution of the model's first samples, for solver_rmse: float32 [n, C, H, W] on the CPU."""
     n = min(config.evaluation.fine_images, config.evaluation.images)
     kind = dict(to_data=config.solver.to_data, clip_x0=config.solver.clip_x0)
+    kind |= dict(
+        guidance=config.guidance, guidance_interval=config.guidance_interval and list(config.guidance_interval)
+    )
     solution = FineSolution(model.folder, model.form, config.seed, **kind)
     return solution.ensure(model.net, model.process, n, model.shape, batch_size=n)
 

@@ -131,4 +131,6 @@ def _cell(
 ) -> Cell:
     schedule = make_schedule(config, process, tau, costs)
     solver = instantiate(config.solver, **({"eta": eta} if "eta" in config.solver else {}))
-    return make_cell(process, schedule, solver, own)
+    interval = config.get("guidance_interval")
+    interval = None if interval is None else list(interval)
+    return make_cell(process, schedule, solver, own, config.get("guidance"), interval)

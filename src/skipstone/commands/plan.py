@@ -17,6 +17,7 @@ from skipstone import engine, rng
 from skipstone.commands.grid import build_cells, choose_taus
 from skipstone.evaluation.cells import Cell
 from skipstone.network import placement
+from skipstone.network.unet import VelocityUNet
 from skipstone.process import ForwardProcess, process_of
 from skipstone.rng import Stream
 from skipstone.schedules import Costs
@@ -61,10 +62,45 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     for cell in (*cells, *watched):
         engine.require_noise(cell.table)
     net, recipe = _network(config), _recipe(config)
+    if config.guidance is not None:
+        _require_guided(net, recipe, config.guidance)
+    if recipe.predicts == "x0" and isinstance(net, VelocityUNet):
+        raise ValueError(
+            "training.predicts=x0 is for a network that gives x0, and skipstone.VelocityUNet gives v: set it to v, or "
+            "choose model=unet_cifar10."
+        )
     instantiate(config.logger)  # a tracker that takes no login says so before data is read
     dataset = OmegaConf.to_container(config.dataset, resolve=True)
     images = keep("images", dataset, lambda: instantiate(config.dataset))
+    _require_classes(net, images)
     return Plan(trainer, process, partial(build_cells, config, process, *asked), watched, net, recipe, images)
+
+
+def _require_guided(net: nn.Module, recipe: Recipe, guidance: float) -> None:
+    """Raise ValueError unless the network will be trained with labels, and without."""
+    if not getattr(net, "classes", 0):
+        raise ValueError(f"guidance={guidance:g} is for a network with classes: set model.classes, or leave it out.")
+    if recipe.label_dropout == 0:
+        raise ValueError(
+            f"guidance={guidance:g} needs a network that is also trained without labels: set training.label_dropout "
+            "above 0."
+        )
+
+
+def _require_classes(net: nn.Module, images: "ImageSet") -> None:
+    """Raise ValueError unless a network with classes has those of the data."""
+    classes = getattr(net, "classes", 0)
+    if not classes or classes == images.classes:
+        return
+    if images.classes is None:
+        raise ValueError(
+            f"model.classes={classes} needs labels, and dataset {images.name} has none: set model.classes=null, or "
+            "sort the images into sub-folders, one a class."
+        )
+    raise ValueError(
+        f"model.classes={classes} does not fit dataset {images.name}, whose labels are of {images.classes} classes: "
+        f"set model.classes={images.classes}."
+    )
 
 
 def _recipe(config: DictConfig) -> Recipe:

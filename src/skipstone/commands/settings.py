@@ -55,6 +55,7 @@ _NUMBERS = {
     "training.warmup": (int, 0),
     "training.weight_decay": (float, 0),
     "training.ema_decay": (float, 0),
+    "training.label_dropout": (float, 0),
     "trainer.max_steps": (int, 1),
     "trainer.accumulate_grad_batches": (int, 1),
     "trainer.log_every_n_steps": (int, 1),
@@ -83,6 +84,8 @@ _NUMBERS = {
 }
 _NUMBERS_OR_NULL = {
     "nfe": (int, 1),
+    "model.classes": (int, 0),
+    "guidance": (float, 0),
     "trainer.threads": (int, 1),
     "threads": (int, 1),
     "batch_size": (int, 1),
@@ -95,7 +98,7 @@ _LISTS = (
     "evaluation.training.etas", "nfes", "nfes_compared", "nfes_back",
 )  # fmt: skip
 _LISTS_OR_EMPTY = ("model.attention", "exact")
-_LISTS_OR_NULL = ("evaluation.nfes", "solvers")
+_LISTS_OR_NULL = ("evaluation.nfes", "solvers", "guidance_interval")
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
     "metrics.random", "singles", "gif",
@@ -234,6 +237,15 @@ def _check_words(config: DictConfig) -> None:
         value = OmegaConf.select(config, key, default="auto")
         if value not in ("auto", True, False):
             raise refusal(key, value, "auto, true or false")
+    labels = OmegaConf.select(config, "labels")
+    listed = list(labels) if OmegaConf.is_list(labels) else [labels]
+    if labels is not None and not (listed and all(type(label) is int and label >= 0 for label in listed)):
+        raise refusal("labels", labels, "null, a class such as 3, or a list such as [0,1,2]")
+    interval = OmegaConf.select(config, "guidance_interval")
+    if interval is not None and not (len(interval) == 2 and all(type(t) in (int, float) for t in interval)):
+        raise refusal("guidance_interval", interval, "null or [t_lo, t_hi], two times")
+    if interval is not None and config.guidance is None:
+        raise ValueError(f"guidance_interval={list(interval)} is where guidance is: set guidance, or leave it out.")
     weights = OmegaConf.select(config, "metrics.inception")
     if weights is not None and not isinstance(weights, str):
         raise refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")

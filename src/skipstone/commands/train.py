@@ -22,6 +22,7 @@ from skipstone.evaluation import results
 from skipstone.evaluation.evaluate import evaluate
 from skipstone.evaluation.metrics import Proxies
 from skipstone.network import compiling, placement
+from skipstone.process import ForwardProcess
 from skipstone.report import tracking
 from skipstone.store import claims, locks, models, source
 from skipstone.store.key import model_key, weights_config
@@ -73,7 +74,9 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     types = [base for module in plan.net.modules() for base in type(module).__mro__]
     own_code = source.fingerprint([*types, get_object(config.noise._target_)])
     store = models.ModelStore(config.paths.outputs)
-    weights = store.as_stored(weights_config(plain, images.name, images.fingerprint, images.flip, own_code))
+    labels = images.labels_fingerprint if getattr(plan.net, "classes", 0) else None
+    about = (images.name, images.fingerprint, images.flip)
+    weights = store.as_stored(weights_config(plain, *about, own_code, labels))
     key = model_key(weights)
     group = key if sweep is None else sweep.name  # a sweep reads as one thing, and else what was done with one model
     renewed = None if sweep is None else sweep / f".fresh-{key}"  # fresh=true trains anew once a sweep, not once a job
@@ -83,13 +86,18 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
 
     def place() -> nn.Module:
         models.load_weights(plan.net, model_folder, key)
-        return placement.place(plan.net, trainer, plan.process.num_steps)
+        return placement.place(models.opened(plan.net, plain, plan.process), trainer, plan.process.num_steps)
 
     net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     model = OpenedModel(net, plan.process, images.shape, model_folder, trainer)
     training = trained[0] if trained else results.Training(trainer["max_steps"])
     cells = plan.cells(model.costs)
     review(config, model, cells, held_against, folder, command, group, job_type="sample", training=training)
+
+
+def _placed(net: nn.Module, plain: dict[str, Any], process: ForwardProcess) -> nn.Module:
+    """The network that is being trained, in the form in which it is sampled where it lies."""
+    return placement.sampler(models.opened(net, plain, process), plain["trainer"], process.num_steps)
 
 
 def _has_result(folder: Path, words: list[str], again: bool) -> bool:
@@ -121,7 +129,7 @@ def _train(
         seed=config.seed,
         batch_size=config.evaluation.batch_size,
     )
-    placed = partial(placement.sampler, trainer=trainer, num_steps=plan.process.num_steps)
+    placed = partial(_placed, plain=plain, process=plan.process)
     logger = open_tracker(config, plain, folder, "train", claims.name_of(model_folder), group)
     from skipstone.training.fit import fit  # imports Lightning, which takes as long as all that is checked before
     from skipstone.training.validation import SamplingCallback

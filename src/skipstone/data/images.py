@@ -27,6 +27,13 @@ class ImageSet:
         """(C, H, W) of one image."""
         return tuple(self.train.shape[1:])
 
+    @cached_property
+    def classes(self) -> int | None:
+        """How many there are: one more than the largest label; None where the data has no labels."""
+        if self.train_labels is None or self.held_out_labels is None:
+            return None
+        return 1 + int(max(self.train_labels.max(), self.held_out_labels.max()))
+
     @property
     def seen(self) -> Tensor:
         """What a network is shown: train, and its mirror images where flip: uint8 [N or 2N, C, S, S]."""
@@ -36,12 +43,22 @@ class ImageSet:
     def fingerprint(self) -> str:
         """A hash of every pixel of both parts: equal data, equal fingerprint, wherever it was read from.
 
-        Labels are not in it: the diffusion model never sees them.
+        Labels are not in it, because a model without classes never sees them.
         """
         digest = hashlib.sha256()
         for part in (self.train, self.held_out):
             digest.update(repr(tuple(part.shape)).encode())
             digest.update(part.contiguous().numpy())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def labels_fingerprint(self) -> str | None:
+        """A hash of the labels of both parts, or None where there are none: for what has seen them."""
+        if self.classes is None:
+            return None
+        digest = hashlib.sha256()
+        for labels in (self.train_labels, self.held_out_labels):
+            digest.update(labels.long().contiguous().numpy())
         return digest.hexdigest()[:16]
 
 

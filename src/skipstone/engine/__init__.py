@@ -11,9 +11,9 @@ from skipstone.engine.finite import NotFinite, not_finite
 from skipstone.engine.inversion import Inversion, invert, require_invertible
 from skipstone.engine.known import diffused
 from skipstone.engine.packing import sample_many
-from skipstone.engine.request import LARGEST_DEFAULT_BATCH, require_noise
+from skipstone.engine.request import LARGEST_DEFAULT_BATCH, require_labels, require_noise
 from skipstone.engine.sampling import Step, sample, sample_pair, slerp, trajectory
-from skipstone.engine.step import Model, evaluating, warm_up
+from skipstone.engine.step import Model, classes_of, evaluating, warm_up
 
 __all__ = [
     "LARGEST_DEFAULT_BATCH",
@@ -21,11 +21,13 @@ __all__ = [
     "Model",
     "NotFinite",
     "Step",
+    "classes_of",
     "diffused",
     "evaluating",
     "invert",
     "not_finite",
     "require_invertible",
+    "require_labels",
     "require_noise",
     "sample",
     "sample_many",

@@ -49,18 +49,19 @@ def not_finite(
     start: Tensor | None = None,
     first: int = 0,
     known: tuple[Tensor, Tensor] | None = None,
+    labels: Tensor | None = None,
 ) -> NotFinite | None:
     """Which samples are not finite, and since which t. None where all are: that costs one look at x.
 
-    model, table, seed, start, first, known: with which `sample` or `sample_many` gave x.
-    x:                                       [n, C, H, W], on any device.
+    model, table, seed, start, first, known, labels: with which `sample` or `sample_many` gave x.
+    x:                                               [n, C, H, W], on any device.
     Samples that are not finite are run again, step by step, up to the first such row.
     """
     bad = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().cpu()
     if not len(bad):
         return None
     pixels = None if known is None else Known.of(known, x.shape)
-    t = _first_t(model, table, bad, tuple(x.shape[1:]), seed, start, x.dtype, first, pixels)
+    t = _first_t(model, table, bad, tuple(x.shape[1:]), seed, start, labels, x.dtype, first, pixels)
     return NotFinite((bad + first).tolist(), len(x), t)
 
 
@@ -72,6 +73,7 @@ def _first_t(
     shape: tuple[int, ...],
     seed: int,
     start: Tensor | None,
+    labels: Tensor | None,
     dtype: torch.dtype,
     first: int,
     known: Known | None,
@@ -82,7 +84,8 @@ def _first_t(
             index = places + first
             x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
             pixels = None if known is None else known.at(places, x)
-            with closing(rows(model, table, x, index, seed, known=pixels)) as steps:
+            own = None if labels is None else labels[places.to(labels.device)]
+            with closing(rows(model, table, x, index, seed, known=pixels, labels=own)) as steps:
                 finite = (bool(step.x.isfinite().all()) for step in islice(steps, earliest))
                 earliest = next((i for i, fine in enumerate(finite) if not fine), earliest)
     return table.t[earliest].item() if earliest < len(table.t) else None

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from skipstone.checked import checked
-from skipstone.engine.request import require_count
-from skipstone.engine.step import Model, evaluating, predict
+from skipstone.engine.request import require_count, require_labels
+from skipstone.engine.step import Model, evaluating, labels_of, predict
 from skipstone.solvers import StepTable
 
 
@@ -34,7 +34,14 @@ class Inversion(NamedTuple):
 @checked
 @torch.no_grad()
 def invert(
-    model: Model, table: StepTable, x: Tensor, *, tolerance: float = 2e-7, most: int = 60, memory: int = 4
+    model: Model,
+    table: StepTable,
+    x: Tensor,
+    *,
+    tolerance: float = 2e-7,
+    most: int = 60,
+    memory: int = 4,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, list[Inversion]]:
     """The start from which `sample(model, table, start=…)` gives x. Each row is undone exactly, not by a step upwards.
 
@@ -48,6 +55,7 @@ def invert(
     tolerance: of the residual, relative.
     most:      network calls per row.
     memory:    iterates that are mixed.
+    labels:    int64 [n], as for `sample`.
     Returns the start, like x, and one Inversion per row, in the order in which rows are undone: from the data up.
     Raises ValueError for a table whose rows cannot be undone, for x that is not finite, and where the network gives
     values that are not.
@@ -59,6 +67,8 @@ def invert(
         raise ValueError(f"x must be a tensor of floats in the [-1, 1] scale, got {x.dtype}.")
     if not bool(x.isfinite().all()):
         raise ValueError("x has values that are not finite (NaN or infinite): every value must be a number.")
+    require_labels(model, [table], labels, len(x))
+    own = labels_of(model, table, None if labels is None else labels.to(x.device))
     rows = []
     with evaluating(model):
         for i in reversed(range(len(table.t))):
@@ -67,7 +77,7 @@ def invert(
             B = -table.b[i].item() * noise / signal
             t = table.asked[i].to(x.device).expand(len(x))
             x, evaluations, residual = _fixed_point(
-                lambda y, x_p=x, A=A, B=B, t=t: (x_p - B * predict(model, y, t)) / A,
+                lambda y, x_p=x, A=A, B=B, t=t, own=own[i]: (x_p - B * predict(model, y, t, own)) / A,
                 x / A,
                 abs(A) / _norm(x).clamp(min=torch.finfo(torch.float32).tiny),  # an image may be 0 everywhere
                 tolerance,

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from skipstone.checked import checked
 from skipstone.engine.known import Known, landings
-from skipstone.engine.request import batch_of, count_and_shape, require_first, require_noise, scaled, starts
+from skipstone.engine.request import (
+    batch_of,
+    count_and_shape,
+    require_first,
+    require_labels,
+    require_noise,
+    scaled,
+    starts,
+    with_guidance,
+)
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, Row, advance, columns, evaluating
 from skipstone.rng import Stream, normal
@@ -73,12 +82,16 @@ def sample_many(
     progress: Callable[[int, int], None] = lambda done, total: None,
     first: int = 0,
     known: tuple[Tensor, Tensor] | None = None,
+    labels: Tensor | None = None,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> list[Tensor]:
     """n samples of every table, from the same start noise, in batches that stay full to the end.
 
     tables:     at least one; their lengths may differ. If any has real times, the network gets float64 t for all.
     batch_size: number of slots. Every network call has this batch. Default: all samples, at most 256.
-    Other arguments as for `sample`.
+    Other arguments as for `sample`. Sample k has the same label in every table, and guidance is of all tables:
+    `solvers.guided` makes single ones.
     Returns one [n, C, H, W] per table: what `sample` gives for it, to the rounding of another batch. All samples stay
     on the model's device until the last is done.
     """
@@ -86,6 +99,8 @@ def sample_many(
         raise ValueError("give at least one table.")
     count, shape = count_and_shape(n, shape, start)
     require_first(first, count)
+    tables = with_guidance(tables, guidance, guidance_interval)
+    require_labels(model, tables, labels, count)
     if start is None:
         for table in tables:
             require_noise(table)
@@ -104,17 +119,20 @@ def sample_many(
     row = ends_at - torch.tensor([table.nfe for table in tables])  # the first that asks the network
     begun = opening[todo.table] * count + todo.sample
     place = (todo.slot + first) % slots  # one table's sample k is always in slot k % slots, as in `sample`
-    begins = _Events(todo.begin, todo.steps, (place, begun, todo.sample, row[todo.table]), x.device)
+    beginning = (place, begun, todo.sample, row[todo.table])
+    if labels is not None:
+        beginning += (labels.cpu()[todo.sample],)
+    begins = _Events(todo.begin, todo.steps, beginning, x.device)
     ends = _Events(todo.end - 1, todo.steps, (place, todo.table * count + todo.sample), x.device)
     noisy = _noisy(todo, tables)
 
-    batch = slots_for(model, tables, slots, x, pixels is not None)
+    batch = slots_for(model, tables, slots, x, labels is not None, pixels is not None)
     batch.load(tables, seed)
     with evaluating(model):
         for i in range(todo.steps):
-            slot, begun, sample, at = begins.at(i)
+            slot, begun, sample, at, *label = begins.at(i)
             if len(slot):
-                batch.fill(slot, x[begun], None if left is None else left[begun], first + sample, at)
+                batch.fill(slot, x[begun], None if left is None else left[begun], first + sample, at, *label)
                 if pixels is not None:
                     batch.keep(slot, pixels.at(sample, x))
             batch.step(model, noisy[i] or pixels is not None)
@@ -147,7 +165,7 @@ def _opened(
             left.append(left[0])
         opening.append(blocks[scale])
         if table.nfe < len(table.t):
-            row, z = Row.of(columns(table, table.c.shape[1])[0].tolist()), None
+            row, z = Row.of(columns(table, table.c.shape[1])[0].tolist(), mixed=False), None
             if row.s != 0 or known is not None:
                 key = int(table.noise_keys[0])
                 z = normal(seed, Stream.STEP, index.to(first.device), first.shape[1:], key, first.dtype)

@@ -1,14 +1,15 @@
 """What a caller asks for, made definite: how many samples of which shape, in which batches, from which start."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from skipstone.checked import checked
-from skipstone.engine.step import Model, own_parameter
+from skipstone.engine.step import Model, classes_of, null_label, own_parameter
 from skipstone.rng import Stream, normal
-from skipstone.solvers import StepTable
+from skipstone.solvers import StepTable, guided
 
 LARGEST_DEFAULT_BATCH = 256
 _SAMPLES = 2**32  # of a seed
@@ -69,6 +70,44 @@ def require_noise(table: StepTable) -> None:
         )
     if signal > _MUCH_SIGNAL:
         warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=4)
+
+
+def with_guidance(
+    tables: Sequence[StepTable], weight: float | None, interval: Sequence[float] | None
+) -> Sequence[StepTable]:
+    """The tables, guided where there is a weight. Raises ValueError for an interval without one."""
+    if weight is None:
+        if interval is not None:
+            raise ValueError("guidance_interval is where guidance is: give guidance as well, or leave it out.")
+        return tables
+    return [guided(table, weight, interval) for table in tables]
+
+
+def require_labels(model: Model, tables: Sequence[StepTable], labels: Tensor | None, count: int) -> None:
+    """Raise ValueError unless the model can be asked with these labels, and as the tables ask it."""
+    classes, null = classes_of(model), null_label(model)
+    guided = any(table.guided for table in tables)
+    asked = "labels" if labels is not None else "guidance" if guided else None
+    if asked is None:
+        return
+    if not classes:
+        raise ValueError(
+            f"{asked} is for a model with classes, and this one has none: leave it out, or say how many it has with "
+            "skipstone.adapt(net, classes=...)."
+        )
+    if labels is None:
+        raise ValueError("guidance is towards a label: give labels, int64 [n].")
+    if any(bool(table.null.any()) for table in tables) and null is None:
+        raise ValueError(
+            "guidance needs a model that was also trained without labels (training.label_dropout above 0), and this "
+            "one was not: leave guidance out."
+        )
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(f"labels must be int64 [{count}], one per sample, got {labels.dtype} {list(labels.shape)}.")
+    outside = (labels < 0) | (labels >= classes)
+    wrong = labels[outside if null is None else outside & (labels != null)]
+    if len(wrong):
+        raise ValueError(f"labels has {wrong[0].item()}, and this model has the classes 0 ... {classes - 1}.")
 
 
 def batch_of(batch_size: int | None, count: int) -> int:

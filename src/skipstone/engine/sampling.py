@@ -1,7 +1,7 @@
 """One table on a batch: the final samples, or every step on the way."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,12 +16,14 @@ from skipstone.engine.request import (
     count_and_shape,
     require_count,
     require_first,
+    require_labels,
     require_noise,
     starts,
     take,
+    with_guidance,
 )
 from skipstone.engine.slots import recordable
-from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
+from skipstone.engine.step import Model, Row, advance, columns, evaluating, labels_of, predict
 from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
 
@@ -56,6 +58,9 @@ def sample(
     grad: bool = False,
     first: int = 0,
     known: tuple[Tensor, Tensor] | None = None,
+    labels: Tensor | None = None,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> Tensor:
     """Run the table to its end. One state is kept, not the trajectory.
 
@@ -75,19 +80,25 @@ def sample(
                 of the table. A row is run again when its gradient is asked for, so memory holds the activations of one
                 row, and of every row what it starts from.
     first:      the samples are first … first+n−1 of the seed, each equal bit for bit to itself in a larger run of the
-                same batch size. `start`, `step_noise` and `known` begin at `first`.
+                same batch size. `start`, `step_noise`, `known` and `labels` begin at `first`.
     known:      (x0, mask) for inpainting as in RePaint (Lugmayr et al. 2022): after every row the pixels where mask is
                 true become a draw from q(x_p | x0), and in the end x0. x0 is float and mask bool, both [n, C, H, W], or
                 1 where all are equal. Needs a table of one-step rows; `solvers.resampled` gives it their resampling.
+    labels:     int64 [n], in 0 … classes−1 or the null label: of each sample, handed to the model as a third argument.
+                A model without classes, or one that is asked for no class, has none.
+    guidance:   w of eps = eps_null + w (eps_label − eps_null), as `solvers.guided` has it: two evaluations per row.
+    guidance_interval: [t_lo, t_hi], outside of which w is 1.
     Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device. Where the network gives
     NaN or infinity, so do the samples, and nothing is raised: `not_finite` names the samples and the t.
     Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
+    (table,) = with_guidance([table], guidance, guidance_interval)
     if step_noise is None and recordable(model) and not grad:
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
-        return sample_many(model, [table], n, shape, **asked, first=first, known=known)[0]
+        return sample_many(model, [table], n, shape, **asked, first=first, known=known, labels=labels)[0]
     count, shape = count_and_shape(n, shape, start)
     require_first(first, count)
+    require_labels(model, [table], labels, count)
     if start is None:
         require_noise(table)
     if step_noise is not None:
@@ -100,15 +111,16 @@ def sample(
         # sample k is always in slot k % size, where a network's rounding may depend on the slot
         index = torch.arange(begin, begin + size).roll(begin)
         z = None if step_noise is None else take(step_noise, index - first, dim=1)
+        own = None if labels is None else take(labels, index - first, dim=0)
         done = len(batches) * table.nfe
         with torch.set_grad_enabled(grad):
             x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
             here = None if pixels is None else pixels.at(index - first, x)
             if grad:
-                x = differentiable(model, table, x, index, seed, z, here)
+                x = differentiable(model, table, x, index, seed, z, here, own)
                 progress(done + table.nfe, total)
             else:
-                steps = rows(model, table, x, index, seed, z, known=here)
+                steps = rows(model, table, x, index, seed, z, known=here, labels=own)
                 for asked, step in zip(table.evaluated.tolist(), steps, strict=True):
                     x = step.x
                     done += asked
@@ -134,10 +146,14 @@ def trajectory(
     dtype: torch.dtype = torch.float32,
     first: int = 0,
     known: tuple[Tensor, Tensor] | None = None,
+    labels: Tensor | None = None,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> Iterator[Step]:
     """Run the table in one batch and yield every step.
 
     left: what a row before the first has left, like start, for a table that goes on from another.
+    A guided step is two: the first leaves x as it is, and its x0 is the label's.
     Other arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
     A Module stays in eval mode until the iterator is exhausted or closed.
     """
@@ -147,10 +163,12 @@ def trajectory(
         require_noise(table)
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
+    (table,) = with_guidance([table], guidance, guidance_interval)
+    require_labels(model, [table], labels, count)
     index = torch.arange(first, first + count)
     x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
     pixels = None if known is None else Known.of(known, x.shape).at(index - first, x)
-    yield from rows(model, table, x, index, seed, step_noise, left, pixels)
+    yield from rows(model, table, x, index, seed, step_noise, left, pixels, labels)
 
 
 @checked
@@ -210,16 +228,18 @@ def rows(
     step_noise: Tensor | None = None,
     left: Tensor | None = None,
     known: Known | None = None,
+    labels: Tensor | None = None,
 ) -> Iterator[Step]:
     """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""
     landing = None if known is None else landings(table).tolist()
     index = index.to(x.device)
     asked, keys = table.asked.to(x.device), table.noise_keys.tolist()
     history: deque[Tensor] = deque(() if left is None else (left.to(x),), maxlen=table.c.shape[1])
+    own = labels_of(model, table, None if labels is None else labels.to(x.device))
     with evaluating(model):
         for i, values in enumerate(columns(table, table.c.shape[1]).tolist()):
-            t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values)
-            eps = predict(model, x, asked[i].expand(len(x))) if table.evaluated[i] else x
+            t, p, row = table.t[i].item(), table.p[i].item(), Row.of(values, bool(table.w[i] != 0))
+            eps = predict(model, x, asked[i].expand(len(x)), own[i]) if table.evaluated[i] else x
             z = None
             if row.s != 0 or landing is not None:
                 drawn = step_noise is None

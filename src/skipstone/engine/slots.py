@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skipstone.engine.known import Known, landings
-from skipstone.engine.step import Model, Row, advance, columns, own_parameter, predict
+from skipstone.engine.step import Model, Row, advance, columns, null_label, own_parameter, predict
 from skipstone.rng import Stream, as_key, normal
 from skipstone.solvers import StepTable
 
@@ -29,6 +29,8 @@ class Slots:
     history: how many earlier rows a step may read.
     times:   of the network's times: int64, or float64 if any table has real times.
     keyed:   whether noise has keys of its own. Otherwise they are the times.
+    labels:  whether samples have labels.
+    mixed:   whether rows may mix what the row before has left (guidance).
     dtype:   of the states.
     known:   whether the samples have known pixels.
     device:  of all tensors.
@@ -42,6 +44,8 @@ class Slots:
         history: int,
         times: torch.dtype,
         keyed: bool,
+        labels: bool,
+        mixed: bool,
         dtype: torch.dtype,
         known: bool,
         device: torch.device,
@@ -52,6 +56,9 @@ class Slots:
         self._flat = torch.zeros(rows, len(Row._fields) - 1 + history, dtype=dtype, device=device)
         self._times = torch.zeros(rows, dtype=times, device=device)
         self._keys = torch.zeros(rows, dtype=torch.int64, device=device) if keyed else None
+        self._labels = torch.zeros(size, dtype=torch.int64, device=device) if labels else None
+        self._null = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._mixed = mixed
         self._seed = torch.zeros(1, dtype=torch.int64, device=device)
         self._known = Known(torch.zeros_like(self.x), torch.zeros_like(self.x, dtype=torch.bool)) if known else None
         self._landings = torch.zeros(rows, 2, dtype=dtype, device=device) if known else None
@@ -65,13 +72,16 @@ class Slots:
         at = torch.arange(len(self._times)).clamp(max=len(times) - 1)
         self._flat.copy_(flat[at])
         self._times.copy_(times[at])
+        self._null.copy_(torch.cat([table.null for table in tables])[at])
         if self._keys is not None:
             self._keys.copy_(torch.cat([table.noise_keys for table in tables])[at])
         if self._landings is not None:
             self._landings.copy_(torch.cat([landings(table) for table in tables])[at])
         self._seed.fill_(as_key(seed))
 
-    def fill(self, slot: Tensor, x: Tensor, left: Tensor | None, sample: Tensor, row: Tensor) -> None:
+    def fill(
+        self, slot: Tensor, x: Tensor, left: Tensor | None, sample: Tensor, row: Tensor, labels: Tensor | None = None
+    ) -> None:
         """Let new samples begin in some slots. All is overwritten, so a sample that diverged leaves nothing behind.
 
         slot:   int64 [M]: which slots.
@@ -79,7 +89,10 @@ class Slots:
         left:   [M, C, H, W]: what a row before the first one has left; None if there is no such row.
         sample: int64 [M]: their indices k.
         row:    int64 [M]: their first rows, counted over all tables.
+        labels: int64 [M], where samples have labels.
         """
+        if labels is not None:
+            self._labels[slot] = labels
         self.x[slot], self._sample[slot], self._row[slot] = x, sample, row
         for h in self._history:
             h.index_fill_(0, slot, 0)  # a number assigned by [] would make the host wait
@@ -101,9 +114,11 @@ class Slots:
         self._graphs[noisy].replay()
 
     def _advance(self, model: Model, noisy: bool) -> None:
-        row = Row.of(self._flat[self._row].T[..., None, None, None].unbind())
-        t = self._times[self._row]
-        eps = predict(model, self.x, t)
+        row = Row.of(self._flat[self._row].T[..., None, None, None].unbind(), self._mixed)
+        t, labels = self._times[self._row], self._labels
+        if labels is not None and null_label(model) is not None:
+            labels = torch.where(self._null[self._row], null_label(model), labels)
+        eps = predict(model, self.x, t, labels)
         z = None
         if noisy:
             key = t if self._keys is None else self._keys[self._row]
@@ -147,13 +162,14 @@ def recordable(model: Model) -> bool:
     return getattr(model, "recordable", False) and parameter is not None and parameter.is_cuda
 
 
-def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor, known: bool) -> Slots:
+def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor, labels: bool, known: bool) -> Slots:
     """Slots for all rows of these tables. Those of a recordable model are kept for the next call.
 
     model:  as for `sample`.
     tables: give the number of rows and of history, and the dtype of times.
     size:   number of slots.
     like:   [n, C, H, W], gives shape, dtype and device.
+    labels: whether samples have labels.
     known:  whether the samples have known pixels.
     """
     rows, history = sum(len(table.t) for table in tables), max(table.c.shape[1] for table in tables)
@@ -161,11 +177,12 @@ def slots_for(model: Model, tables: Sequence[StepTable], size: int, like: Tensor
     keyed = times == torch.float64 or any(
         table.stochastic and not torch.equal(table.noise_keys, table.asked) for table in tables
     )
+    mixed = any(table.guided for table in tables)
     if not recordable(model):
-        return Slots(size, like.shape[1:], rows, history, times, keyed, like.dtype, known, like.device)
+        return Slots(size, like.shape[1:], rows, history, times, keyed, labels, mixed, like.dtype, known, like.device)
     rows = max(_ROWS, 1 << (rows - 1).bit_length())  # so that tables of other lengths find the recording too
     kept = _recorded.setdefault(model, OrderedDict())
-    key = (size, like.shape[1:], rows, history, times, keyed, like.dtype, known)
+    key = (size, like.shape[1:], rows, history, times, keyed, labels, mixed, like.dtype, known)
     if key not in kept:
         while len(kept) >= _KEPT:
             kept.popitem(last=False)

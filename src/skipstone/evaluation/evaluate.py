@@ -12,6 +12,7 @@ from torch import Tensor
 from skipstone import engine
 from skipstone.data import to_bytes
 from skipstone.evaluation.cells import SETTINGS, Cell
+from skipstone.evaluation.labels import labels_of
 from skipstone.evaluation.metrics import SOLVER_RMSE, Measured, Proxies, solver_rmse
 from skipstone.evaluation.metrics.metric import flatten
 from skipstone.evaluation.sampled import FILM_SAMPLES, Batch, Film, KeptCells, Sampled, Sampling
@@ -88,29 +89,29 @@ def evaluate(
     """
     n, compared = proxies.n, 0 if fine is None else len(fine)
     size = min(batch_size, n)  # whatever the other cells: samples of a cell are the same bits in every evaluation
-    how = Sampling(shape, seed, size)
+    how, labels = Sampling(shape, seed, size), labels_of(model, n)
     sampled = [kept and kept.read(cell.table, how, n, _compared(cell, compared), film) for cell in cells]
     missing = [i for i, each in enumerate(sampled) if each is None]
     if len(missing) < len(cells):
         log.info("%d of %d cells were sampled before and are kept", len(cells) - len(missing), len(cells))
     if missing:
-        tables = [cells[i].table for i in missing]
+        tables, asked = [cells[i].table for i in missing], dict(seed=seed, labels=labels)
         engine.warm_up(model, shape, size)
         began = time.perf_counter()
-        new = engine.sample_many(model, tables, n, shape, seed=seed, batch_size=size, progress=progress)
+        new = engine.sample_many(model, tables, n, shape, batch_size=size, progress=progress, **asked)
         new = [x.cpu() for x in new]  # waits for the device, so the clock reads finished work
         batch = Batch(len(missing), n * len(missing), time.perf_counter() - began)
         for i, x in zip(missing, new, strict=True):
             table = cells[i].table
             filmed = _film(model, table, shape, seed) if film else None
-            lost = engine.not_finite(model, table, x, seed=seed)
+            lost = engine.not_finite(model, table, x, **asked)
             sampled[i] = Sampled.of(x, batch, _compared(cells[i], compared), filmed, lost and str(lost))
             if kept is not None:
                 kept.write(table, how, sampled[i])
     results = []
     with shown("measuring", "cells") as show:
         for cell, each in zip(cells, sampled, strict=True):
-            results.append(measure(cell, each, proxies, fine))
+            results.append(measure(cell, each, proxies, fine, labels))
             show(len(results), len(cells))
     return results
 
@@ -120,18 +121,24 @@ def _compared(cell: Cell, fine: int) -> int:
     return 0 if cell.table.stochastic else fine
 
 
-def measure(cell: Cell, sampled: Sampled, proxies: Proxies, fine: Tensor | None) -> Result:
-    """The result of a cell of which proxies.n images were sampled."""
+def measure(
+    cell: Cell, sampled: Sampled, proxies: Proxies, fine: Tensor | None, labels: Tensor | None = None
+) -> Result:
+    """The result of a cell of which proxies.n images were sampled.  labels: theirs, where the model has classes."""
     batch = sampled.batch
     alone = batch is not None and batch.cells == 1
-    facts = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
+    facts = {"cell": cell.name, **cell.settings}
+    if labels is not None:
+        facts["guidance"] = 1.0 if cell.guidance is None else cell.guidance
+        facts["guidance_interval"] = "-".join(f"{t:g}" for t in cell.guidance_interval or ())
+    facts |= {"nfe": cell.table.nfe, "images": proxies.n}
     facts |= {
         "seconds": batch.seconds if alone else None,
         "images_per_second": batch.images / batch.seconds if alone else None,
     }
     compares = fine is not None and not cell.table.stochastic
     error = solver_rmse(sampled.first, fine.cpu()) if compares else Measured(SOLVER_RMSE, None, SOLVER_RMSE.floor)
-    measured = proxies(sampled.images)
+    measured = proxies(sampled.images, labels)
     if sampled.lost is not None:  # as bytes they look like any black image
         log.warning("samples of %s are not finite, so it has no distances: %s", cell.name, sampled.lost)
         measured = {name: each.without_value() for name, each in measured.items()}
@@ -146,7 +153,8 @@ def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: i
     t, p, x, x0 = [], [], [], []
     # a compiled network would be compiled once more for so small a batch
     with torch.compiler.set_stance("force_eager"):
-        for i, step in enumerate(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed)):
+        labels = labels_of(model, FILM_SAMPLES)
+        for i, step in enumerate(engine.trajectory(model, table, FILM_SAMPLES, shape, seed=seed, labels=labels)):
             if i in kept:
                 t.append(step.t)
                 p.append(step.p)

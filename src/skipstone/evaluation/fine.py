@@ -6,6 +6,7 @@ high-order solver falls below at a tenth of the steps. A model's solution is sol
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from skipstone import engine
 from skipstone.engine import Model
+from skipstone.evaluation.labels import labels_of
 from skipstone.process import ForwardProcess
 from skipstone.progress import Show, nothing, shown
 from skipstone.solvers import DPMSolverPP, Solver
@@ -32,6 +34,8 @@ def solve(
     to_data: bool = True,
     clip_x0: bool = False,
     progress: Show = nothing,
+    guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> Tensor:
     """Samples 0 … n−1 of `seed` by DPM-Solver++ of order 3 over all T steps.
 
@@ -40,12 +44,24 @@ def solve(
     batch_size:        samples per network evaluation
     to_data, clip_x0:  as for solvers.DPMSolverPP
     progress:          as for engine.sample
+    guidance, guidance_interval: as for engine.sample; labels are those of `labels_of`
 
     Returns float32 [n, C, H, W] in the [−1, 1] scale, on the CPU.
     """
     table = _solver(to_data, clip_x0).table(process, range(process.num_steps))
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled again for this batch
-        return engine.sample(model, table, n, shape, seed=seed, batch_size=batch_size, progress=progress).cpu()
+        return engine.sample(
+            model,
+            table,
+            n,
+            shape,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            labels=labels_of(model, n),
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+        ).cpu()
 
 
 def _solver(to_data: bool, clip_x0: bool) -> Solver:
@@ -59,7 +75,7 @@ class FineSolution:
     folder:            the model's
     form:              what changes the network's predictions: its weights, precision and kernels
     seed:              of the start noise
-    to_data, clip_x0:  as for `solve`
+    to_data, clip_x0, guidance, guidance_interval: as for `solve`
     """
 
     folder: Path
@@ -67,6 +83,8 @@ class FineSolution:
     seed: int
     to_data: bool = True
     clip_x0: bool = False
+    guidance: float | None = None
+    guidance_interval: Sequence[float] | None = None
 
     def ensure(
         self,
@@ -87,7 +105,8 @@ class FineSolution:
                 if x is None:
                     log.info("solving %d samples over all %d steps (once per model)", n, process.num_steps)
                     with shown("the fine solution", "evaluations") as show:
-                        x = solve(model, process, n, shape, self.seed, batch_size, self.to_data, self.clip_x0, show)
+                        how = (self.to_data, self.clip_x0, show, self.guidance, self.guidance_interval)
+                        x = solve(model, process, n, shape, self.seed, batch_size, *how)
                     if x.isfinite().all():
                         self.write(x)
                     else:
@@ -107,6 +126,8 @@ class FineSolution:
     @property
     def _path(self) -> Path:
         kind = ("" if self.to_data else "-noisy") + ("-clipped" if self.clip_x0 else "")
+        if self.guidance is not None:
+            kind += "-guided" + "-".join(f"{each:g}" for each in (self.guidance, *(self.guidance_interval or ())))
         return self.folder / f"fine-seed{self.seed}{kind}.safetensors"
 
     @property

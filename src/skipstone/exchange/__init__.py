@@ -44,8 +44,9 @@ def load(
         if given is not None:
             raise ValueError(f"{name}= is for a folder outputs/models/<key>, and {path} is none: leave it out.")
     found = read(path, like)
-    found.net.num_steps, found.net.threads = found.process.num_steps, None
-    return found.net, found.process
+    net = models.opened(found.net, found.settings, found.process)
+    net.num_steps, net.threads = found.process.num_steps, None
+    return net, found.process
 
 
 def ours(path: Path) -> bool:

@@ -62,7 +62,11 @@ def _of(state: dict[str, Tensor], settings: dict[str, Any], kind: str, path: Pat
     spelling = next((each for name, each in spellings.items() if name in state), names.ours)
     names.give(net, state, spelling, path)
     process = process_of(instantiate(settings["noise"]))
-    return Foreign(net.eval(), process, kind, {"model": settings["model"], "noise": settings["noise"]})
+    kept = {"model": settings["model"], "noise": settings["noise"]}
+    training = settings.get("training", {})
+    about = {name: training[name] for name, usual in (("predicts", "eps"), ("label_dropout", None))
+             if training.get(name, usual) != usual}  # fmt: skip
+    return Foreign(net.eval(), process, kind, kept | ({"training": about} if about else {}))
 
 
 def _official(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:

@@ -106,6 +106,8 @@ def _groups(net: UNet) -> set[int]:
 def config_of(net: UNet) -> dict[str, Any]:
     """UNet2DModel's config for our network. Raises ValueError where UNet2DModel cannot be it."""
     groups = _groups(net)
+    if net.classes:  # theirs has a label for each class and none for "no class"
+        raise ValueError(f"this network has {net.classes} classes, and a DDIM pipeline asks without labels: {_ELSE}.")
     if net.patch != 1:
         raise ValueError(
             f"diffusers' UNet2DModel has no patches, and this network has model.patch={net.patch}: {_ELSE}."

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from skipstone.exchange import diffusers, names
+from skipstone.network.adapt import Adapted
 from skipstone.network.unet import UNet, VelocityUNet
 from skipstone.process import ForwardProcess
 from skipstone.store import files
@@ -21,6 +22,7 @@ from skipstone.store import files
 FORMS = ("diffusers", "safetensors", "onnx")
 _WEIGHTS, _ONNX, _FORMAT = "model.safetensors", "model.onnx", {"format": "pt"}
 _CLASSES = {UNet: "epsilon", VelocityUNet: "v_prediction"}
+_PREDICTS = {"v": "v_prediction", "x0": "sample"}
 
 
 def writer(form: str, net: nn.Module, process: ForwardProcess) -> Callable[[Path], None]:
@@ -28,8 +30,13 @@ def writer(form: str, net: nn.Module, process: ForwardProcess) -> Callable[[Path
 
     Raises ValueError for a network that cannot be so, before any folder is there.
     """
+    predicts = None
+    if type(net) is Adapted:  # others get the network itself
+        net, predicts = net.net, _PREDICTS[net.predicts]
     if form == "diffusers":
-        return partial(_write_pipeline, net, _scheduler(net, process), diffusers.config_of(net))
+        scheduler = _scheduler(net, process)
+        scheduler["prediction_type"] = predicts or scheduler["prediction_type"]
+        return partial(_write_pipeline, net, scheduler, diffusers.config_of(net))
     if form == "onnx":
         return partial(_write_onnx, net, _onnx())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}

@@ -15,10 +15,12 @@ from skipstone.store.key import FORMAT
 class Foreign:
     """What was found in a file or folder that is not ours.
 
-    net:       eps = net(x, t), float32, on the CPU; a `UNet` of ours where the architecture is the same
+    net:       float32, on the CPU; a `UNet` of ours where the architecture is the same; models.opened
+               makes eps of it
     process:   its forward process
     kind:      what it was found as, for people
-    settings:  `model` and `noise`, from which net and process are built again, as in a config.yaml of ours
+    settings:  `model` and `noise`, and `training` of a network of ours, from which all is built again, as in a
+               config.yaml of ours
     clip_x0:   whether its own sampler clips
     """
 

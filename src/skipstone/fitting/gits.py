@@ -11,6 +11,7 @@ from torch import Tensor
 from skipstone import engine, rng
 from skipstone.engine import Model
 from skipstone.engine.step import own_parameter
+from skipstone.evaluation.labels import labels_of
 from skipstone.process import ForwardProcess
 from skipstone.schedules.gits import Costs, teacher_times
 from skipstone.solvers import DPMSolverPP
@@ -46,7 +47,8 @@ def measure(
     with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled again for this batch
         for part in torch.arange(_APART, _APART + samples).split(_BATCH):
             start = table.start_scale * rng.normal(seed, rng.Stream.START, part.to(device), shape)
-            total += _distances(start, list(engine.trajectory(model, table, start=start)), process, times).cpu()
+            steps = list(engine.trajectory(model, table, start=start, labels=labels_of(model, len(part))))
+            total += _distances(start, steps, process, times).cpu()
     jumps = (total / samples).where(torch.ones_like(total).triu(1) > 0, torch.inf)
     return Costs(times, jumps)
 

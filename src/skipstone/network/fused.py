@@ -24,7 +24,7 @@ from skipstone.kernels.patches import patches
 from skipstone.kernels.project import project
 from skipstone.kernels.taps import convolve_to_few
 from skipstone.kernels.total import total
-from skipstone.network.unet import Attention, ResBlock, UNet, Upsample, timestep_embedding
+from skipstone.network.unet import Attention, ResBlock, UNet, Upsample
 
 _FASTEST_FIRST = [
     SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH,
@@ -187,13 +187,14 @@ def _rows_last(weight: Tensor) -> Tensor:
     return weight.contiguous(memory_format=torch.channels_last)
 
 
-def predict(net: UNet, x: Tensor, t: Tensor, masks: Tensor | None = None) -> Tensor:
-    """eps = net(x, t), differentiable, in the dtype of autocast. x, eps: float32 [N, C, H, W]; t: int64 [N].
+def predict(net: UNet, x: Tensor, t: Tensor, masks: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    """eps = net(x, t, labels), differentiable, in the dtype of autocast. x, eps: float32 [N, C, H, W]; t: int64 [N].
 
-    masks: int64 [residual blocks] from which dropout draws, where the network is in training mode and has any.
+    labels: as for UNet.  masks: int64 [residual blocks] from which dropout draws, where the network is in training mode
+    and has any.
     """
     device = x.device.type
-    embedding = F.silu(net.time(timestep_embedding(t, net.base).to(x.dtype)))
+    embedding = F.silu(net.embed(t, labels, x.dtype))
     evaluate = Evaluation(
         net,
         shift=lambda block: (block.time(embedding) + block.conv1.bias, None),
@@ -218,17 +219,18 @@ def compile_ahead(net: UNet, masks: Tensor | None) -> None:
 
 
 class Sampler(nn.Module):
-    """eps = Sampler(net, T)(x, t): a network in eval mode, its weights cast once and its time embedding tabled.
+    """eps = Sampler(net, T)(x, t, labels): a network in eval mode, its weights cast once, its time embedding tabled.
 
     net: a UNet on a GPU, whose weights are copied: `refresh` after they have changed.  num_steps: T.
     x: float32 [N, C, H, W], t: int64 [N], or real times, float64 [N], embedded at every call; eps is float32.
+    labels: as for UNet. A network of labels has no table, which would have a row per t and label.
     """
 
     recordable = True  # see engine.slots
 
     def __init__(self, net: UNet, num_steps: int, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
-        self._dtype = dtype
+        self._dtype, self.classes, self.null_label = dtype, net.classes, net.null_label
         self.net = copy.deepcopy(net).requires_grad_(False).eval()
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d) and module is not self.net.conv_out:
@@ -257,19 +259,19 @@ class Sampler(nn.Module):
             tensor.copy_(make())
 
     @torch.no_grad()
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             table, rows = self.table, t
-            if t.is_floating_point():
-                table, rows = self._embedded(t) + self.biases, torch.arange(len(t), device=t.device)
+            if t.is_floating_point() or labels is not None:
+                table, rows = self._embedded(t, labels) + self.biases, torch.arange(len(t), device=t.device)
             evaluate = Evaluation(
                 self.net, lambda block: (table[:, self._columns[block]], rows), self._keep, iter(()), self._dtype
             )
             return self.net.read(evaluate(x), x, t)
 
-    def _embedded(self, t: Tensor) -> Tensor:
-        """What the time adds in all blocks, without biases: float32 [N, their channels]."""
-        embedding = F.silu(self.net.time(timestep_embedding(t, self.net.base).float()))
+    def _embedded(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What time and label add in all blocks, without biases: float32 [N, their channels]."""
+        embedding = F.silu(self.net.embed(t, labels, torch.float32))
         return torch.cat([block.time(embedding) for block in self._columns], dim=1)
 
     def _keep(self, module: nn.Module, word: str, make: Callable[[], Tensor]) -> Tensor:

@@ -114,6 +114,7 @@ class ImprovedUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size, self.channels, self.base, self.time_scale = image_size, channels, base, time_scale
+        self.classes, self.null_label = classes, None
         embedding, last = 4 * base, len(multipliers) - 1
 
         def layers(c_in: int, c_out: int, size: int) -> list[nn.Module]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from skipstone import kernels
 from skipstone.network import compiling
+from skipstone.network.adapt import Adapted
 from skipstone.network.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ def place(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
     With our kernels that is a copy. Otherwise it is compiled (in place, names kept) if the trainer says so, and where
     the precision is mixed it is wrapped, so that whoever calls it needs no autocast.
     """
+    if _around_ours(net):
+        return Adapted(place(net.net, trainer, num_steps), net.predicts, net.process)
     net = layout(net).to(device(trainer))
     if has_kernels(net, trainer):
         return sampler(net, trainer, num_steps)
@@ -183,7 +186,8 @@ def fast(
     threads = threads or getattr(model, "threads", None)
     if threads is not None and trainer["accelerator"] == "cpu":
         torch.set_num_threads(min(threads, torch.get_num_threads()))
-    form = "our kernels" if has_kernels(model, trainer) else "compiled" if trainer["compile"] else "eager"
+    own = model.net if _around_ours(model) else model
+    form = "our kernels" if has_kernels(own, trainer) else "compiled" if trainer["compile"] else "eager"
     log.info("the network is sampled with %s in %s, %s", trainer["accelerator"], trainer["precision"], form)
     return place(model, trainer, num_steps or getattr(model, "num_steps", 1000))
 
@@ -194,20 +198,28 @@ class _Mixed(nn.Module):
     def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.net, self.dtype = net, dtype
+        self.classes, self.null_label = getattr(net, "classes", 0), getattr(net, "null_label", None)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):
-            return self.net(x, t)
+            return self.net(x, t, *labels)
 
 
 def sampler(net: nn.Module, trainer: dict[str, Any], num_steps: int) -> nn.Module:
     """What samples a network that lies on the device: a copy with our kernels, or itself."""
+    if _around_ours(net):
+        return Adapted(sampler(net.net, trainer, num_steps), net.predicts, net.process)
     if not has_kernels(net, trainer):
         return net
     from skipstone.network import fused  # imports Triton
 
     with compiling.announced("our kernels, to sample the network", trainer):
         return fused.Sampler(net, num_steps, _MIXED.get(trainer["precision"], torch.float32))
+
+
+def _around_ours(net: nn.Module) -> bool:
+    """Whether it is a network of ours with elementwise arithmetic around it, which is left as it is."""
+    return type(net) is Adapted and isinstance(net.net, UNet)
 
 
 def has_kernels(net: nn.Module, trainer: dict[str, Any]) -> bool:

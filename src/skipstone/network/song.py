@@ -233,6 +233,7 @@ class Preconditioned(nn.Module):
         self.model = SongUNet(**network)
         self.process, self.sigma_data = process_of(betas), sigma_data
         self.channels, self.image_size = network["channels"], network["image_size"]
+        self.classes, self.null_label = self.model.classes, None
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         signal, noise = self.process.roots(t)

@@ -112,7 +112,10 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """eps = UNet(x, t). x: float [N, channels, image_size, image_size] in the [−1, 1] scale; t: int64 [N].
+    """eps = UNet(x, t, labels). x: float [N, channels, image_size, image_size] in the [−1, 1] scale; t: int64 [N].
+
+    labels: int64 [N] in 0 … classes, of a network with classes. The last, which is `null_label`, is no class: with it,
+    or without labels, the network is unconditional. The label's embedding is added to the time's.
 
     base:         channels of the first level
     multipliers:  channels of each level over base; each level halves the size, and an odd one is rounded down
@@ -121,6 +124,7 @@ class UNet(nn.Module):
                   numbers, sizes after patching, of which levels have those that are theirs. The middle always has it.
     dropout:      inside residual blocks
     patch:        pixels per side that are folded into channels
+    classes:      of the labels; 0 or None for a network without
 
     Raises ValueError for a size that cannot be patched or halved that often, for channels that cannot be normalised,
     and for levels that are not there.
@@ -137,8 +141,13 @@ class UNet(nn.Module):
         attention: Sequence[int] = (-3,),
         dropout: float = 0.0,
         patch: int = 1,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
+        self.classes = classes or 0
+        if self.classes < 0:
+            raise ValueError(f"model.classes={classes} must be at least 1, or null for a network without labels.")
+        self.null_label = self.classes or None
         for name, size in (("base", base), ("blocks", blocks), ("channels", channels), ("patch", patch)):
             if size < 1:
                 raise ValueError(f"model.{name}={size} must be at least 1.")
@@ -187,9 +196,11 @@ class UNet(nn.Module):
 
         self.norm_out = _group_norm(width)
         self.conv_out = _zero(nn.Conv2d(width, channels * patch**2, 3, padding=1))
+        # last, so that the other first weights are those of a network without labels
+        self.label = nn.Embedding(self.classes + 1, embedding) if self.classes else None
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        embedding = F.silu(self.time(timestep_embedding(t, self.base).to(x.dtype)))
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        embedding = F.silu(self.embed(t, labels, x.dtype))
         h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for i, level in enumerate(self.down):
@@ -206,6 +217,16 @@ class UNet(nn.Module):
             if i < len(self.upsamples):
                 h = self.upsamples[i](h, skips[-1].shape[-2:])
         return self.read(F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch), x, t)
+
+    def embed(self, t: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What all blocks are given, before its SiLU: [N, 4 base], of `dtype` outside autocast."""
+        embedding = self.time(timestep_embedding(t, self.base).to(dtype))
+        if self.label is None:
+            if labels is not None:
+                raise ValueError("this network has no classes (model.classes): leave labels out.")
+            return embedding
+        # Dhariwal & Nichol 2021: the two embeddings are added
+        return embedding + self.label(torch.full_like(t, self.classes, dtype=torch.int64) if labels is None else labels)
 
     def read(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The eps that the output of the last layer stands for at (x, t): here, itself."""

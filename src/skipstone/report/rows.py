@@ -16,7 +16,7 @@ from skipstone.evaluation.sampled import Batch
 Row = dict[str, Any]
 
 _TELLING = ("fid", "fd_classifier", "fd_random", "kid_random")  # the most telling first: docs/metrics.md
-_KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "model")
+_KINDS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "guidance", "guidance_interval", "model")
 
 
 def metrics(results: Sequence[Result]) -> list[str]:
@@ -68,7 +68,8 @@ def lost(results: Sequence[Result]) -> list[str]:
 
 def choices(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """What cells were set to, by setting: one value that all share, or those in which they differ."""
-    found = {name: list(dict.fromkeys(row.get(name) for row in rows)) for name in (*swept(rows), *SETTINGS, "images")}
+    names = (*swept(rows), *SETTINGS, "guidance", "guidance_interval", "images")
+    found = {name: list(dict.fromkeys(row.get(name) for row in rows)) for name in names}
     return {name: values for name, values in found.items() if values not in ([""], [None])}
 
 
@@ -78,7 +79,7 @@ def told_apart(rows: Sequence[Row]) -> list[str]:
     models = {(*(row[key] for key in by_sweep), row.get("model")) for row in rows}
     enough = len(models) == len({model[:-1] for model in models})  # then that says more than the model's key
     kinds = [key for key in _KINDS if key != "model" or not enough] + by_sweep
-    return [key for key in kinds if key == "schedule" or len({row.get(key, "") for row in rows}) > 1]
+    return [key for key in kinds if key == "schedule" or len({str(row.get(key, "")) for row in rows}) > 1]
 
 
 def families(rows: Sequence[Row]) -> dict[str, list[int]]:
@@ -86,7 +87,7 @@ def families(rows: Sequence[Row]) -> dict[str, list[int]]:
     told = told_apart(rows)
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        found.setdefault(", ".join(filter(None, (_told(key, row[key]) for key in told))), []).append(i)
+        found.setdefault(", ".join(filter(None, (_told(key, row.get(key, "")) for key in told))), []).append(i)
     return found
 
 
@@ -104,7 +105,7 @@ def stops(rows: Sequence[Row]) -> list[int]:
 
 
 def _told(key: str, value: Any) -> str:
-    if key in ("schedule", "solver") or value == "":  # a solver without noise has no sigma
+    if key in ("schedule", "solver") or value == "":  # a solver without noise has no sigma, one cell no interval
         return value
     said = str(value).lower() if isinstance(value, bool) else value
     return f"{key.rpartition('.')[2]}={said}"

@@ -5,6 +5,7 @@ from skipstone.solvers.belm import BELM
 from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
 from skipstone.solvers.edict import EDICT
 from skipstone.solvers.gaussian import Convergence, convergence
+from skipstone.solvers.guided import guided
 from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
 from skipstone.solvers.portable import load_table, save_table
 from skipstone.solvers.program import Program
@@ -42,6 +43,7 @@ __all__ = [
     "amplification",
     "between_noise",
     "convergence",
+    "guided",
     "load_table",
     "prove",
     "reach",

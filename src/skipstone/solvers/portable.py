@@ -16,7 +16,8 @@ from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import StepTable
 
-_FORMAT, _VERSION = "skipstone step table", 1
+_FORMAT = "skipstone step table"
+_PLAIN, _GUIDED = 1, 2  # versions; only the second has w and null, which who reads the first alone would pass over
 _TIMES = ("f", "t", "p", "asked")
 _NUMBERS = ("sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "u", "v")
 _SAME = 1e-9  # of √ᾱ, relative: another process is much further away
@@ -38,11 +39,13 @@ def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, 
 
 def table_data(table: StepTable, provenance: dict[str, Any] | None = None) -> dict[str, Any]:
     """What a table's file holds, as JSON's own types."""
-    columns = {name: getattr(table, name).tolist() for name in (*_TIMES, "evaluated", *_NUMBERS, "c")}
+    guided = table.guided or bool(table.null.any())
+    more = ("w", "null") if guided else ()
+    columns = {name: getattr(table, name).tolist() for name in (*_TIMES, "evaluated", *_NUMBERS, "c", *more)}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {
         "format": _FORMAT,
-        "version": _VERSION,
+        "version": _GUIDED if guided else _PLAIN,
         "evaluations": table.nfe,
         "provenance": provenance or {},
         "clip_x0": table.clip_x0,
@@ -56,8 +59,8 @@ def table_of(data: Any, source: str | os.PathLike) -> StepTable:
     """The table of `table_data`'s result. Raises ValueError, naming the source, for what is none."""
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         raise ValueError(f'{source} is no step table: "format" is not "{_FORMAT}"; give the file of a table.')
-    if data.get("version") != _VERSION:
-        raise ValueError(f"{source} has version {data.get('version')!r}, and version {_VERSION} is read here: update.")
+    if data.get("version") not in (_PLAIN, _GUIDED):
+        raise ValueError(f"{source} has version {data.get('version')!r}, and version {_GUIDED} is read here: update.")
     try:
         table = _table(data)
         if data.get("digest") not in (None, _digest(data["rows"])):
@@ -107,7 +110,8 @@ def _table(data: dict[str, Any]) -> StepTable:
         name: torch.tensor([row[name] for row in rows], dtype=torch.int64 if integers else torch.float64)
         for name in _TIMES
     }
-    for name in (*_NUMBERS, "c"):
+    guided = data["version"] == _GUIDED
+    for name in (*_NUMBERS, "c", *(["w"] if guided else [])):
         columns[name] = torch.tensor([row[name] for row in rows], dtype=torch.float64)
         if not bool(columns[name].isfinite().all()):
             raise ValueError(f"{name} has numbers that are not finite")
@@ -116,6 +120,12 @@ def _table(data: dict[str, Any]) -> StepTable:
     columns["evaluated"] = torch.tensor([row["evaluated"] for row in rows])
     if columns["evaluated"].dtype != torch.bool or not bool(columns["evaluated"][1:].all()):
         raise ValueError("evaluated must be true, and may be false in the first row")
+    if guided:
+        columns["null"] = torch.tensor([row["null"] for row in rows])
+        if columns["null"].dtype != torch.bool or columns["w"].ndim != 1 or columns["w"][0] != 0:
+            raise ValueError("null must be true or false, and w a number, 0 in the first row")
+        if bool((columns["w"] != 0).any()) and not columns["c"].shape[1]:
+            raise ValueError("w asks for what the row before has left, and c has no column for it")
     signal = columns["sqrt_alpha_bar"] ** 2 + columns["sqrt_one_minus_alpha_bar"] ** 2
     if not bool((signal - 1).abs().max() < _SAME) or data["evaluations"] != int(columns["evaluated"].sum()):
         raise ValueError("its numbers contradict each other")

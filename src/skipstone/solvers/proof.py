@@ -1,7 +1,7 @@
 """What can be shown of a solver and its table without a network."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -113,6 +113,8 @@ def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = Non
     require_process(table, process)
     if table.clip_x0 or table.nfe < len(table.t):
         raise ValueError("a table that clips x0, or leaves out an evaluation, is not linear: build it without.")
+    if table.guided:
+        raise ValueError("a guided table is proved as the table that it was made from: give that one.")
     mean, noise = _carried(table, process)
     signal_p, variance_p = process.alpha_bar(table.p).sqrt(), process.one_minus_alpha_bar(table.p)
     inner = between_noise(table)
@@ -228,9 +230,7 @@ def _stable_to(table: StepTable, process: ForwardProcess) -> float:
 @checked
 def between_noise(table: StepTable) -> StepTable:
     """The rows between noise levels, without those that start or end at clean data."""
-    kept = Path(table.f, table.t, table.p).inner
-    columns = ("f", "t", "p", "sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "c", "u", "v", "asked")
-    return replace(table, evaluated=table.evaluated[kept], **{name: getattr(table, name)[kept] for name in columns})
+    return table.rows(Path(table.f, table.t, table.p).inner)
 
 
 def _carried(table: StepTable, process: ForwardProcess) -> tuple[Tensor, Tensor]:

@@ -23,10 +23,10 @@ def states(
     predict: x0 of row i at its state.
     landed:  what row i lands on, given what it would: here noise is added.
     """
-    columns = zip(*(getattr(table, name).tolist() for name in ("a", "b", "c", "u", "v")), strict=True)
+    columns = zip(*(getattr(table, name).tolist() for name in ("a", "b", "c", "u", "v", "w")), strict=True)
     history: deque[X] = deque(maxlen=table.c.shape[1])
-    for i, (a, b, weights, u, v) in enumerate(columns):
-        x0 = predict(i, x)
+    for i, (a, b, weights, u, v, w) in enumerate(columns):
+        x0 = (1 - w) * predict(i, x) + w * history[0] if w else predict(i, x)
         left = u * x + v * x0
         x = a * x + b * x0
         for c, h in zip(weights, history, strict=False):

@@ -1,7 +1,5 @@
 """RePaint's resampling: rows that are run several times, with noise that leads up again in between."""
 
-from dataclasses import replace
-
 import torch
 
 from skipstone.checked import checked
@@ -31,7 +29,7 @@ def resampled(process: ForwardProcess, table: StepTable, jump_n_sample: int, jum
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
     chained = torch.equal(table.p[:-1], table.t[1:]) and torch.equal(table.f, table.t)
-    if table.c.numel() or not chained or not bool(table.evaluated.all()):
+    if table.c.numel() or not chained or table.guided or not bool(table.evaluated.all()):
         raise ValueError("resampling needs a table of one-step rows: use solver=ddim or probability_flow.")
     inner = int((table.p > -1).sum())
     order, up = list(range(inner % jump_length)), []  # the rows, and which of the new ones lead up to which step
@@ -41,13 +39,12 @@ def resampled(process: ForwardProcess, table: StepTable, jump_n_sample: int, jum
             if turn < jump_n_sample - 1:
                 up.append((len(order) - 1, begin))
     order += range(inner, len(table.t))
-    columns = ("f", "t", "p", "sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "c", "u", "v", "asked")
-    rows = {name: getattr(table, name)[order] for name in (*columns, "evaluated")}
+    table, original = table.rows(order), table
     if up:
         last, begin = torch.tensor(up).T
-        log_ratio = process.log_alpha_bar(table.t[begin]) - process.log_alpha_bar(rows["p"][last])  # log(ᾱ_t/ᾱ_p)
-        for name in ("a", "b"):
-            rows[name][last] *= torch.exp(0.5 * log_ratio)
-        rows["s"][last] = torch.sqrt(log_ratio.exp() * rows["s"][last] ** 2 - torch.expm1(log_ratio))
-        rows["p"][last] = table.t[begin]
-    return replace(table, **rows)
+        log_ratio = process.log_alpha_bar(original.t[begin]) - process.log_alpha_bar(table.p[last])  # log(ᾱ_t/ᾱ_p)
+        for column in (table.a, table.b):
+            column[last] *= torch.exp(0.5 * log_ratio)
+        table.s[last] = torch.sqrt(log_ratio.exp() * table.s[last] ** 2 - torch.expm1(log_ratio))
+        table.p[last] = original.t[begin]
+    return table

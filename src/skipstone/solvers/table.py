@@ -1,18 +1,19 @@
 """The step table: every sampler of this package is a table with one row per network evaluation.
 
-    x0  = (x_f − √(1−ᾱ_t) eps) / √ᾱ_t                  clipped to [−1, 1] where clip_x0 is on
+    x0  = (1−w) (x_f − √(1−ᾱ_t) eps) / √ᾱ_t + w h_0    clipped to [−1, 1] where clip_x0 is on
     x_p = a x_f + b x0 + Σ_k c_k h_k + s z              z ~ N(0, I);  h_k: what the row k+1 rows ago left
     h   = u x_f + v x0                                  what this row leaves
 
 A row starts at step f, predicts x0 with the ᾱ of step t and lands on step p; −1 is clean data. f and t are equal,
 except where encoding starts on clean data, because no network was trained there. All three are stored, and none is
-inferred from a stride. They are int64, or float64 where a schedule visits real times.
+inferred from a stride. They are int64, or float64 where a schedule visits real times. Only guided tables have a w that
+is not 0 (guided.py).
 """
 
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -53,8 +54,11 @@ class StepTable:
     asked:                    of the dtype of t: the time that the network is given, in 0 … T−1, where it was trained.
     evaluated:                bool: whether the row asks the network. One that does not takes eps = x_f, and no row
                               before it does.
-    clip_x0:                  whether x0 is clipped to [−1, 1] before it is used.
+    clip_x0:                  whether x0 is clipped to [−1, 1] before it is used. What the next row mixes with its own
+                              x0 is not: the mixture is.
     start_scale:              the standard deviation of the noise that samples start from, see `ForwardProcess`.
+    w:                        float64: the weight of what the row before has left, in this row's x0. Left out: 0.
+    null:                     bool: whether the network is asked without the sample's label. Left out: no row is.
 
     Raises ValueError for a weight that is not finite.
     """
@@ -74,9 +78,15 @@ class StepTable:
     evaluated: Tensor
     clip_x0: bool = False
     start_scale: float = 1.0
+    w: Tensor | None = None
+    null: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "c", "u", "v"):
+        if self.w is None:
+            object.__setattr__(self, "w", torch.zeros_like(self.a))
+        if self.null is None:
+            object.__setattr__(self, "null", torch.zeros(len(self.a), dtype=torch.bool))
+        for name in ("sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "c", "u", "v", "w"):
             wrong = (~getattr(self, name).isfinite()).nonzero()
             if len(wrong):
                 i = int(wrong[0, 0])
@@ -133,6 +143,11 @@ class StepTable:
         columns |= {name: [f"{weight + 0.0:.6g}" for weight in column.tolist()] for name, column in weights.items()}
         return aligned({**columns, "evaluations": [str(n) for n in self.evaluated.cumsum(0).tolist()]})
 
+    def rows(self, which: Tensor | Sequence[int]) -> "StepTable":
+        """The table of these rows, in this order.  which: their numbers, or a bool for each row."""
+        columns = {name: value[which] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **columns)
+
     @property
     def nfe(self) -> int:
         """Network evaluations per sample."""
@@ -146,10 +161,20 @@ class StepTable:
         else there is gets a hash from 2^31 on.
         """
         keys, visits = [], Counter()
-        for t in self.t.tolist():
+        for t, first_half in zip(self.t.tolist(), self.first_halves.tolist(), strict=True):
             keys.append(int(t) if visits[t] == 0 and t >= 0 and t == int(t) else _hashed(t, visits[t]))
-            visits[t] += 1
+            visits[t] += not first_half  # guidance leaves the noise as it is
         return torch.tensor(keys)
+
+    @property
+    def first_halves(self) -> Tensor:
+        """Which rows move nothing and leave their x0 for the next one: bool [S]."""
+        return torch.cat([self.w[1:] != 0, torch.zeros(1, dtype=torch.bool)])
+
+    @property
+    def guided(self) -> bool:
+        """Whether any row is asked with a label and once more without."""
+        return bool((self.w != 0).any())
 
     @property
     def largest_weight(self) -> float:

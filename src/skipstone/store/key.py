@@ -20,9 +20,12 @@ _WEIGHTLESS = (
     "detect_anomaly", "limit_val_batches", "check_val_every_n_epoch", "inference_mode", "enable_autolog_hparams",
 )  # fmt: skip
 
-# Settings that came later, each with the value that leaves training as it was. At that value a setting is not
-# hashed, so a model that was trained before the setting existed keeps its key.
-_NEUTRAL = {"weighting": "none", "optimizer": "adamw", "rescale": False, "gradient_clip_algorithm": "norm"}
+# Settings that came later, each with the values that leave training as it was. At these a setting is not hashed, so a
+# model that was trained before the setting existed keeps its key.
+_NEUTRAL = {
+    "weighting": ("none",), "optimizer": ("adamw",), "rescale": (False,), "gradient_clip_algorithm": ("norm",),
+    "predicts": ("eps",), "classes": (None, 0),
+}  # fmt: skip
 
 # Which levels have attention can be spelt by sizes and from the bottom. Where one of these lists of sizes, which the
 # shipped networks had first, means the same levels, it is what is hashed: a model that was trained then keeps its key.
@@ -30,7 +33,12 @@ _SHIPPED_ATTENTION = [7, 8], [16, 14]
 
 
 def weights_config(
-    config: dict[str, Any], name: str, fingerprint: str, flip: bool, source: str | None = None
+    config: dict[str, Any],
+    name: str,
+    fingerprint: str,
+    flip: bool,
+    source: str | None = None,
+    labels: str | None = None,
 ) -> dict[str, Any]:
     """Everything that changes the weights, as plain containers; and the CPU threads of the training, which do not.
 
@@ -39,6 +47,7 @@ def weights_config(
     fingerprint:  of its images (ImageSet.fingerprint)
     flip:         whether half of the training images are mirrored
     source:       of the code of a network or a noise schedule that is not ours (store.source.fingerprint)
+    labels:       of the labels (ImageSet.labels_fingerprint), where the network has classes
     """
     weights = {
         "format": FORMAT,
@@ -46,6 +55,8 @@ def weights_config(
         **{part: config[part] for part in ("model", "noise", "training", "trainer", "seed")},
         "threads": config["trainer"].get("threads"),
     }
+    if labels is not None:
+        weights["dataset"]["labels"] = labels
     return normal(weights if source is None else weights | {"source": source})
 
 
@@ -61,13 +72,15 @@ def normal(weights: dict[str, Any]) -> dict[str, Any]:
         if trainer["gradient_clip_val"] is None:
             trainer.pop("gradient_clip_algorithm", None)
         weights["trainer"] = {name: value for name, value in trainer.items() if name not in _WEIGHTLESS}
+    if "training" in weights and "classes" not in weights.get("model", {}):  # a neutral one is gone by here
+        weights["training"] = {k: v for k, v in weights["training"].items() if k != "label_dropout"}
     return weights
 
 
 def _plain(value: Any) -> Any:
     """Without what is neutral, and 0.0 for −0.0."""
     if isinstance(value, dict):
-        kept = {name: child for name, child in value.items() if name not in _NEUTRAL or child != _NEUTRAL[name]}
+        kept = {name: child for name, child in value.items() if name not in _NEUTRAL or child not in _NEUTRAL[name]}
         return {name: _plain(child) for name, child in kept.items()}
     if isinstance(value, list):
         return [_plain(child) for child in value]

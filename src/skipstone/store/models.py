@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from skipstone.checked import checked
+from skipstone.network.adapt import adapt, gives
 from skipstone.process import ForwardProcess, process_of
 from skipstone.store import claims, files, locks, tensors
 from skipstone.store.key import FORMAT, model_key, normal, same_weights
@@ -350,10 +351,23 @@ def load(
             "anew with fresh=true."
         ) from error
     load_weights(net, folder, model_key(config))
+    net = opened(net.to(memory_format=torch.channels_last).eval(), config, process)
     net.num_steps, net.threads = process.num_steps, config.get("threads")
     for name in ("channels", "image_size") if foreign else ():  # what the commands ask of a network, beside eps
         setattr(net, name, getattr(net, name, config["model"].get(name)))
-    return net.to(memory_format=torch.channels_last).eval(), process
+    return net, process
+
+
+def opened(net: nn.Module, config: dict[str, Any], process: ForwardProcess) -> nn.Module:
+    """eps = net(x, t) of a network with its weights, whatever it was trained to predict.
+
+    config: what was stored with it; of its `training`, `predicts` and `label_dropout` are asked for.
+    """
+    training = config.get("training", {})
+    if training.get("label_dropout") == 0:
+        net.null_label = None  # its embedding was never trained
+    predicts = gives(net, training.get("predicts", "eps"))
+    return net if predicts == "eps" else adapt(net, predicts, process)
 
 
 def _require_network(target: str, allow: str | None) -> None:

@@ -66,31 +66,48 @@ class StepSampler:
 class Batches:
     """What Lightning iterates over: uint8 [n, C, H, W], gathered where the images lie by each of `indices`.
 
+    labels: int64, one per image, beside them. Batches are then pairs of images and labels.
     steps: its length, which counts what a resumed training has done already: Lightning does so, too.
     pinned: copy batches to where a device can fetch them while the host goes on.
     """
 
-    def __init__(self, images: Tensor, indices: StepSampler | tuple[Tensor, ...], steps: int, pinned: bool) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        indices: StepSampler | tuple[Tensor, ...],
+        steps: int,
+        pinned: bool,
+        labels: Tensor | None = None,
+    ) -> None:
         self.images, self.indices, self.steps, self.pinned = images, indices, steps, pinned
+        self.labels = None if labels is None else labels.to(images.device)
 
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         for index in self.indices:
-            batch = self.images.index_select(0, index)
-            yield batch.pin_memory() if self.pinned else batch
+            images = self._picked(self.images, index)
+            yield images if self.labels is None else (images, self._picked(self.labels, index))
+
+    def _picked(self, of: Tensor, index: Tensor) -> Tensor:
+        batch = of.index_select(0, index)
+        return batch.pin_memory() if self.pinned else batch
 
 
 class ImageData(lightning.LightningDataModule):
-    """Training batches by step, and the held-out images once over. Batches are uint8 [N, C, H, W].
+    """Training batches by step, and the held-out images once over. Batches are as for `Batches`.
 
     steps: batches of the whole training.  first: the one that a resumed training begins with.
+    labelled: whether labels come with the images.
     """
 
-    def __init__(self, images: ImageSet, batch_size: int, seed: int, steps: int, first: int = 0) -> None:
+    def __init__(
+        self, images: ImageSet, batch_size: int, seed: int, steps: int, first: int = 0, labelled: bool = False
+    ) -> None:
         super().__init__()
         self.images, self.batch_size, self.seed, self.steps, self.first = images, batch_size, seed, steps, first
+        self.labelled = labelled
 
     def train_dataloader(self) -> Batches:
         images = place(self.images.train, self.trainer.strategy.root_device)
@@ -98,13 +115,15 @@ class ImageData(lightning.LightningDataModule):
         sampler = StepSampler(
             len(images), self.batch_size, self.steps, self.seed, self.first, rank, ranks, images.device
         )
-        return Batches(images, sampler, self.steps, self._pinned(images))
+        labels = self.images.train_labels if self.labelled else None
+        return Batches(images, sampler, self.steps, self._pinned(images), labels)
 
     def val_dataloader(self) -> Batches:
-        images = self.images.held_out[:VALIDATION_IMAGES][self.trainer.global_rank :: self.trainer.world_size]
-        images = place(images, self.trainer.strategy.root_device)
+        own = slice(self.trainer.global_rank, VALIDATION_IMAGES, self.trainer.world_size)
+        images = place(self.images.held_out[own], self.trainer.strategy.root_device)
+        labels = self.images.held_out_labels[own] if self.labelled else None
         parts = torch.arange(len(images), device=images.device).split(VALIDATION_BATCH)
-        return Batches(images, parts, len(parts), self._pinned(images))
+        return Batches(images, parts, len(parts), self._pinned(images), labels)
 
     def _pinned(self, images: Tensor) -> bool:
         return self.trainer.strategy.root_device.type == "cuda" and not images.is_cuda

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 
 class Recording:
-    """loss(images, step) and its gradients, recorded once and replayed for every step.
+    """loss(images, step, labels) and its gradients, recorded once and replayed for every step.
 
     loss: a scalar; everything random in it is a function of the step, int64 [1].  parameters: what is trained; they
-    stay where they are.  images: a batch like those to come.
+    stay where they are.  batch: tensors like those to come: images, and their labels where there are any.
     """
 
     def __init__(
-        self, loss: Callable[[Tensor, Tensor], Tensor], parameters: Sequence[nn.Parameter], images: Tensor
+        self, loss: Callable[..., Tensor], parameters: Sequence[nn.Parameter], batch: Sequence[Tensor]
     ) -> None:
-        self._images = images.clone()
-        self._step = torch.zeros(1, dtype=torch.int64, device=images.device)
+        self._batch = [part.clone() for part in batch]
+        self._step = torch.zeros(1, dtype=torch.int64, device=batch[0].device)
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         # a weight's cast must be part of every replay, not of an earlier step's memory
         torch.clear_autocast_cache()
@@ -29,22 +29,27 @@ class Recording:
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):  # its result is thrown away: this compiles and chooses kernels
-                loss(self._images, self._step).backward()
+                loss(*self._given()).backward()
             torch.cuda.current_stream().wait_stream(aside)
             self.release()
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                recorded = loss(self._images, self._step)
+                recorded = loss(*self._given())
                 recorded.backward()
                 self._loss = recorded.detach()
         self._gradients = [parameter.grad for parameter in self._parameters]
         self.release()
 
-    def __call__(self, images: Tensor, step: int) -> Tensor:
+    def _given(self) -> tuple[Tensor, ...]:
+        images, *labels = self._batch
+        return images, self._step, *labels
+
+    def __call__(self, batch: Sequence[Tensor], step: int) -> Tensor:
         """The loss of a step; its gradients wait for `deliver`."""
-        if images.shape != self._images.shape:
-            raise ValueError(f"a batch of shape {tuple(images.shape)}, where {tuple(self._images.shape)} was recorded.")
-        self._images.copy_(images)
+        for part, recorded in zip(batch, self._batch, strict=True):
+            if part.shape != recorded.shape:
+                raise ValueError(f"a batch of shape {tuple(part.shape)}, where {tuple(recorded.shape)} was recorded.")
+            recorded.copy_(part)
         self._step.fill_(step)
         self._graph.replay()
         return self._loss.clone()

@@ -79,7 +79,8 @@ def fit(
     batches = steps * accumulated
     # refuses a batch that the devices cannot share, before any is started
     StepSampler(len(images.train), recipe.batch_size, batches, seed, ranks=trainer.world_size)
-    data = ImageData(images, recipe.batch_size, seed, batches, first=step * accumulated)
+    labelled = bool(getattr(net, "classes", 0))
+    data = ImageData(images, recipe.batch_size, seed, batches, first=step * accumulated, labelled=labelled)
     if resumed:
         log.info("resuming the training in %s after step %d", folder, step)
     _run(trainer, module, data, resumed, survival)

@@ -6,6 +6,7 @@ and nothing has to be restored to resume it.
 """
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from torchmetrics import MeanMetric
 
 from skipstone import rng
 from skipstone.data import to_unit
+from skipstone.network.adapt import eps_of, gives, target_of
 from skipstone.network.unet import ResBlock
 from skipstone.process import ForwardProcess
 from skipstone.rng import Stream
@@ -32,11 +34,12 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class DiffusionModule(lightning.LightningModule):
     """Trains an ε-predictor: minimises E w(t) ‖ε − ε_θ(x_t, t)‖² over uniform t (L_simple, Eq. 14, where w = 1).
 
-    Validation's losses are of w = 1 whatever the recipe, so that trainings compare.
+    Where the recipe has the network predict v or x0, that stands in the place of ε. Validation's losses are of ε and of
+    w = 1 whatever the recipe, so that trainings compare.
 
-    net: eps = net(x_t, t).  flip: mirror half of the training images.  compiled: compile the network in the process
-    that trains it.  kernels: train a UNet with our own kernels instead.  bins: into how many ranges of t the
-    validation loss is told apart.
+    net: eps = net(x_t, t), or net(x_t, t, labels) where it has classes.  flip: mirror half of the training images.
+    compiled: compile the network in the process that trains it.  kernels: train a UNet with our own kernels instead.
+    bins: into how many ranges of t the validation loss is told apart.
     """
 
     def __init__(
@@ -55,7 +58,8 @@ class DiffusionModule(lightning.LightningModule):
         self.seed, self.flip, self.compiled = seed, flip, compiled
         self.kernels = kernels
         self._recording: Recording | None = None
-        weights = recipe.loss_weights(process)
+        self.gives = gives(net, recipe.predicts)
+        weights = recipe.loss_weights(process, self.gives)
         self.register_buffer("loss_weights", None if weights is None else weights.float(), persistent=False)
         self.losses = nn.ModuleList(MeanMetric() for _ in range(min(bins, process.num_steps)))
 
@@ -75,22 +79,23 @@ class DiffusionModule(lightning.LightningModule):
         elif self.compiled:
             self.net.compile()  # in place: names in the state dict stay
 
-    def predict(self, x_t: Tensor, t: Tensor, masks: Tensor | None = None) -> Tensor:
-        """eps of the network, the way it is trained here. masks: see fused.predict."""
+    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, masks: Tensor | None = None) -> Tensor:
+        """The network's output, the way it is trained here. masks: see fused.predict."""
         if not self.kernels:
-            return self.net(x_t, t)
+            return self.net(x_t, t) if labels is None else self.net(x_t, t, labels)
         from skipstone.network import fused  # imports Triton
 
-        return fused.predict(self.net, x_t, t, masks)
+        return fused.predict(self.net, x_t, t, masks, labels)
 
-    def training_step(self, images: Tensor, step: int) -> Tensor:
-        """One step on this device's share of the global batch. images: uint8 [N, C, H, W]."""
+    def training_step(self, batch: Tensor | Sequence[Tensor], step: int) -> Tensor:
+        """One step on this device's share of the global batch: uint8 [N, C, H, W], or that and labels, int64 [N]."""
+        images, *labels = _parts(batch)
         if self._recorded:
             if self._recording is None:
-                self._recording = Recording(self.loss, list(self.net.parameters()), images)
-            loss = self._recording(images, step)
+                self._recording = Recording(self.loss, list(self.net.parameters()), [images, *labels])
+            loss = self._recording([images, *labels], step)
         else:
-            loss = self.loss(images, step, self.global_rank, self.trainer.world_size)
+            loss = self.loss(images, step, *labels, rank=self.global_rank, ranks=self.trainer.world_size)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log("train/loss", loss)  # not to the bar, for which Lightning would look at it at every step
         return loss
@@ -108,10 +113,12 @@ class DiffusionModule(lightning.LightningModule):
         else:
             self._recording.deliver()
 
-    def loss(self, images: Tensor, step: int | Tensor, rank: int = 0, ranks: int = 1) -> Tensor:
+    def loss(
+        self, images: Tensor, step: int | Tensor, labels: Tensor | None = None, *, rank: int = 0, ranks: int = 1
+    ) -> Tensor:
         """The loss of this share, the `rank`-th of `ranks`, at a step: a function of (weights, images, seed, step).
 
-        step: an int, or int64 [1] on the device.
+        step: an int, or int64 [1] on the device.  labels: of the images; some are dropped for the null label.
         """
         n, device = len(images), images.device
         index = torch.arange(n, device=device) + n * rank  # positions in the global batch
@@ -121,8 +128,12 @@ class DiffusionModule(lightning.LightningModule):
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         t = stratified_t(self.seed, index, n * ranks, self.process.num_steps, step)
         eps = rng.normal(self.seed, Stream.TRAIN_EPS, index, x0.shape[1:], step)
+        if labels is not None:
+            dropped = rng.uniform(self.seed, Stream.TRAIN_LABEL, index, step) < self.recipe.label_dropout
+            labels = torch.where(dropped, self.net.classes, labels)
         masks = self._masks(step * ranks + rank, device)
-        errors = (self.predict(self.process.diffuse(x0, t, eps), t, masks) - eps).square()
+        target = target_of(self.gives, x0, eps, t, self.process)
+        errors = (self.predict(self.process.diffuse(x0, t, eps), t, labels, masks) - target).square()
         return (
             errors.mean() if self.loss_weights is None else (self.loss_weights[t] * errors.mean(dim=(1, 2, 3))).mean()
         )
@@ -138,15 +149,18 @@ class DiffusionModule(lightning.LightningModule):
         blocks = sum(isinstance(module, ResBlock) for module in self.net.modules())
         return rng.words(self.seed, Stream.TRAIN_DROPOUT, torch.arange(blocks, device=device), draw, 1)[:, 0]
 
-    def validation_step(self, images: Tensor, batch_index: int) -> None:
+    def validation_step(self, batch: Tensor | Sequence[Tensor], batch_index: int) -> None:
         """Held-out losses at fixed (t, ε), the same at every validation, spread evenly over t and told apart by t."""
+        images, *labels = _parts(batch)
         # where these images stand among the held-out ones: devices take turns (ImageData.val_dataloader)
         index = torch.arange(len(images), device=self.device) + batch_index * VALIDATION_BATCH
         index = index * self.trainer.world_size + self.global_rank
         x0 = to_unit(images)
         t = (index.double() * _GOLDEN % 1 * self.process.num_steps).long()
         eps = rng.normal(self.seed, Stream.VALIDATION, index, x0.shape[1:])
-        losses = (self.predict(self.process.diffuse(x0, t, eps), t) - eps).square().mean(dim=(1, 2, 3))
+        x_t = self.process.diffuse(x0, t, eps)
+        found = eps_of(self.gives, self.predict(x_t, t, *labels), x_t, t, self.process)
+        losses = (found - eps).square().mean(dim=(1, 2, 3))
         self.log("val/loss", losses.mean(), batch_size=len(images), sync_dist=True)
         bins = t * len(self.losses) // self.process.num_steps
         for i, metric in enumerate(self.losses):
@@ -193,6 +207,11 @@ class DiffusionModule(lightning.LightningModule):
     @cached_property
     def _steps(self) -> int:
         return int(self.trainer.estimated_stepping_batches)
+
+
+def _parts(batch: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """(images,) or (images, labels) of a batch."""
+    return (batch,) if isinstance(batch, Tensor) else batch
 
 
 def stratified_t(seed: int, index: Tensor, batch: int, num_steps: int, step: int | Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from skipstone.training.recipe import Recipe
 _A, _B, _C, _STEPS = 3.4445, -4.7750, 2.0315, 5
 _MOMENTUM = 0.95
 _RMS = 0.2  # of an update over the learning rate: about AdamW's, so that rates carry over (Liu et al. 2025, Eq. 4)
-_EDGES = ("conv_in.", "conv_out.")  # first and last layer: a picture's channels are no hidden directions
+# First and last layer: a picture's channels are no hidden directions. A row of labels is looked up, not multiplied.
+_EDGES = ("conv_in.", "conv_out.", "label.")
 _BETAS = (0.9, 0.99)  # of what Muon leaves to AdamW: at high rates the second moment must not lag
 
 

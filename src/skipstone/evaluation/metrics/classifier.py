@@ -52,6 +52,11 @@ class ClassifierFeatures(Extractor):
     def embed(self, images: Tensor) -> Tensor:
         return self.body(to_unit(images))
 
+    @torch.no_grad()
+    def named(self, features: Tensor) -> Tensor:
+        """The class of each image by its features, [n, num_features] as this extractor gives them: int64 [n], CPU."""
+        return self.head(features.to(next(self.parameters()))).argmax(1).cpu()
+
 
 def ensure_classifier(
     images: ImageSet,
@@ -66,15 +71,14 @@ def ensure_classifier(
 
     It is a function of the data, the arguments and the kind of device. Raises ValueError for data without labels.
     """
-    if images.train_labels is None or images.held_out_labels is None:
+    if images.classes is None:
         raise ValueError(
             f"classifier features need labels, and dataset {images.name} has none: leave out metrics.classifier=true, "
             "or sort the images into sub-folders, one a class."
         )
-    classes = 1 + int(max(images.train_labels.max(), images.held_out_labels.max()))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        net = ClassifierFeatures(images.shape[0], features, classes)
+        net = ClassifierFeatures(images.shape[0], features, images.classes)
     net = net.to(device, memory_format=torch.channels_last)  # trains twice as fast on a processor
     folder = Path(outputs) / "classifiers" / f"{images.name}-{_key(images, features, steps, seed)}"
     if not _load(net, folder):
@@ -122,9 +126,7 @@ def _train(net: ClassifierFeatures, images: ImageSet, steps: int, seed: int) -> 
 
 @torch.no_grad()
 def _accuracy(net: ClassifierFeatures, images: ImageSet) -> float:
-    device = next(net.parameters()).device
-    named = net.head(net(images.held_out).float().to(device)).argmax(1).cpu()
-    return float((named == images.held_out_labels).double().mean())
+    return float((net.named(net(images.held_out)) == images.held_out_labels).double().mean())
 
 
 def _save(net: ClassifierFeatures, folder: Path, steps: int) -> None:

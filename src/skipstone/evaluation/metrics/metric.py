@@ -40,6 +40,7 @@ class Metric:
 
 
 SOLVER_RMSE = Metric("solver_rmse", floor=0.0, per_sample=True)
+AGREEMENT = Metric("agreement", lower_is_better=False)  # the share of samples that the classifier names as their label
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def read(row: Mapping[str, Any]) -> dict[str, Measured]:
         if name == SOLVER_RMSE.name:
             metric = SOLVER_RMSE
         elif name + _FLOOR in row and not name.endswith(_LIMIT):
-            metric = Metric(name)
+            metric = AGREEMENT if name == AGREEMENT.name else Metric(name)
         else:
             continue
         found[name] = Measured(

@@ -14,7 +14,7 @@ from torch import Tensor
 from skipstone.data import ImageSet, pick
 from skipstone.evaluation.metrics import jackknife
 from skipstone.evaluation.metrics.cache import real_features
-from skipstone.evaluation.metrics.classifier import ensure_classifier
+from skipstone.evaluation.metrics.classifier import ClassifierFeatures, ensure_classifier
 from skipstone.evaluation.metrics.distances import (
     extrapolated,
     fewest_to_extrapolate,
@@ -25,7 +25,7 @@ from skipstone.evaluation.metrics.distances import (
 )
 from skipstone.evaluation.metrics.features import Extractor, RandomFeatures, require_bytes
 from skipstone.evaluation.metrics.inception import NUM_FEATURES, InceptionFeatures
-from skipstone.evaluation.metrics.metric import SOLVER_RMSE, Measured, Metric
+from skipstone.evaluation.metrics.metric import AGREEMENT, SOLVER_RMSE, Measured, Metric
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Proxies:
             )
             for (fd, kid), extractor in extractors.items()
         ]
-        taken = {SOLVER_RMSE.name, *(name for names in extractors for name in names)}
+        taken = {SOLVER_RMSE.name, AGREEMENT.name, *(name for names in extractors for name in names)}
         self.own = [_own(name, compute, taken) for name, compute in (own or {}).items()]
         for sentence in self.left_out:
             log.warning(sentence)
@@ -146,19 +146,26 @@ class Proxies:
             if not self._has_covariance(proxy)
         ]
 
-    def __call__(self, samples: Tensor) -> dict[str, Measured]:
+    def __call__(self, samples: Tensor, labels: Tensor | None = None) -> dict[str, Measured]:
         """uint8 [n, C, H, W] → by name: an extractor at a time its fd_… and kid_…, then metrics of one's own.
 
+        With labels, int64 [n], also the agreement: the share of samples that the classifier names as their label. Its
+        floor is the share of held-out images that it names right.
         The distances on Inception's features are called fid and kid_inception.
         """
         require_bytes(samples)
         if len(samples) != self.n:
             raise ValueError(f"{len(samples)} samples cannot be held against a floor of {self.n} real images.")
-        found = self._measured(samples, [proxy.extractor(samples) for proxy in self.proxies])
-        return {
+        features = [proxy.extractor(samples) for proxy in self.proxies]
+        found = {
             name: replace(each, floor=self.floors[name].value, limit_floor=self.floors[name].limit)
-            for name, each in found.items()
+            for name, each in self._measured(samples, features).items()
         }
+        if labels is not None:
+            for proxy, fake in zip(self.proxies, features, strict=True):
+                if isinstance(proxy.extractor, ClassifierFeatures):
+                    found[AGREEMENT.name] = self._agreement(proxy.extractor, fake, labels)
+        return found
 
     @cached_property
     def floors(self) -> dict[str, Measured]:
@@ -182,6 +189,13 @@ class Proxies:
             replicates = [float(compute(samples[some], self._real)) for some in jackknife.kept(self.n)]
             found.append(Measured.of(metric, float(compute(samples, self._real)), replicates))
         return {each.metric.name: each for each in found}
+
+    def _agreement(self, classifier: ClassifierFeatures, fake: Tensor, labels: Tensor) -> Measured:
+        real = classifier.named(real_features(classifier, self.images, "held_out", self.n, self.folder))
+        right = (classifier.named(fake) == labels.cpu()).double()
+        replicates = [float(right[some].mean()) for some in jackknife.kept(self.n)]
+        floor = float((real == pick(self.images.held_out_labels, self.n)).double().mean())
+        return Measured.of(AGREEMENT, float(right.mean()), replicates, floor=floor)
 
     def _has_covariance(self, proxy: _Proxy) -> bool:
         return min(self.n, len(proxy.reference)) > proxy.extractor.num_features

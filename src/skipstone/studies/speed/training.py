@@ -133,8 +133,8 @@ def bare_times(subject: Subject, net: nn.Module, steps: int, block: int) -> list
                 optimizer.zero_grad()
                 module.loss(batch, step).backward()
             else:
-                recording = recording or Recording(module.loss, parameters, batch)
-                recording(batch, step)
+                recording = recording or Recording(module.loss, parameters, [batch])
+                recording([batch], step)
                 recording.deliver()
         nn.utils.clip_grad_norm_(parameters, settings["gradient_clip_val"])
         optimizer.step()
