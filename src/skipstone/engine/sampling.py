@@ -86,7 +86,8 @@ def sample(
         if grad:
             with torch.enable_grad():
                 x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-                batches.append(differentiable(model, table, x, index, seed, z)[:kept])
+                *_, x = differentiable(model, table, x, index, seed, z)
+                batches.append(x[:kept])
             progress(done + table.nfe, total)
             continue
         x = starts(model, shape, seed, index, start, dtype, table.start_scale)
