@@ -24,7 +24,7 @@ def job(config: DictConfig) -> None:
 
     model, config = open_model(config)
     grid = config.evaluation
-    cells = build_cells(config, model.process, grid.taus, grid.etas, grid.schedules, model.costs)
+    cells = build_cells(config, model.process, grid.taus, grid.etas, grid.schedules, model)
     images = instantiate(config.dataset)
     require_training_data(model, images)
 

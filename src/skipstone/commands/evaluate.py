@@ -187,8 +187,8 @@ def _neighbours(
 def fine_solution(config: DictConfig, model: OpenedModel) -> Tensor:
     """The fine-step solution of the model's first samples, for solver_rmse: float32 [n, C, H, W] on the CPU."""
     n = min(config.evaluation.fine_images, config.evaluation.images)
-    kind = dict(to_data=config.solver.to_data, clip_x0=config.solver.clip_x0)
-    solution = FineSolution(model.folder, model.form, config.seed, **kind)
+    solver = instantiate(config.solver)
+    solution = FineSolution(model.folder, model.form, config.seed, solver.to_data, solver.clip_x0)
     return solution.ensure(model.net, model.process, n, model.shape, batch_size=n)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Schedule
-from skipstone.solvers import Solver, StepTable
+from skipstone.solvers import Fitted, Solver, StepTable
 
 SETTINGS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "tau", "eta")
 
@@ -34,3 +34,9 @@ def make_cell(process: ForwardProcess, schedule: Schedule, solver: Solver, own: 
     }
     name = f"{solver.name}-{schedule.name}" + ("" if tau is None else f"-tau{tau}") + f"-eta{eta}"
     return Cell(name, settings, solver.table(process, schedule(process.num_steps)), own)
+
+
+def fitted_cell(table: StepTable, own: bool = False) -> Cell:
+    """The cell of a fitted table, whose steps are of no schedule."""
+    settings = {"schedule": Fitted.name, "solver": Fitted.name, "sigma": "", "to_data": True, "clip_x0": False}
+    return Cell(f"{Fitted.name}-nfe{table.nfe}", settings | {"tau": None, "eta": 0.0}, table, own)

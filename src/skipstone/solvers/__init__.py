@@ -13,7 +13,7 @@ from skipstone.solvers.proof import Conditions, Proof, amplification, between_no
 from skipstone.solvers.reach import reach
 from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
-from skipstone.solvers.stored import Stored
+from skipstone.solvers.stored import Fitted, Stored
 from skipstone.solvers.table import Solver, StepTable
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Convergence",
     "DPMSolver",
     "DPMSolverPP",
+    "Fitted",
     "Heun",
     "ProbabilityFlow",
     "Program",
