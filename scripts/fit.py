@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from skipstone.commands import settings
 from skipstone.commands.cli import CONF, main
 
+HOW = ("iterations", "batch_size", "learning_rate", "held_out", "seed")
 BEGAN = time.perf_counter()
 
 
@@ -19,6 +20,10 @@ def job(config: DictConfig) -> None:
     nfes = take_nfes(config)
     settings.check(config)
     from skipstone.commands.finished import open_model, require_training_data
+    from skipstone.fitting.fit import Fitter, Settings, longer
+
+    how = Settings(**{key: config[key] for key in HOW})
+    how.require(config.pairs)
 
     model, config = open_model(config)
     given = {nfe: base_of(config, model, nfe) for nfe in nfes}
@@ -29,7 +34,6 @@ def job(config: DictConfig) -> None:
     from rich.progress import Progress
 
     from skipstone.fitting.bases import bases
-    from skipstone.fitting.fit import Fitter, Settings, longer
     from skipstone.fitting.objective import Objective
     from skipstone.fitting.pairs import solve
     from skipstone.fitting.perception import Perception
@@ -37,40 +41,30 @@ def job(config: DictConfig) -> None:
 
     images = instantiate(config.dataset)
     require_training_data(model, images)
+    process = model.process
     perception = Perception.of(images, Path(config.paths.outputs), model.device, config.classifier_steps)
-    pairs = solve(model.net, model.process, model.shape, config.pairs, config.seed)
-    how = Settings(config.iterations, config.batch_size, config.learning_rate, config.held_out, config.seed)
-    objective = Objective(pairs, perception, model.process, config.moments, config.points)
-    fitter, shorter, rows = Fitter(model.net, model.process, objective, how), None, []
+    pairs = solve(model.net, process, model.shape, config.pairs, config.seed)
+    fitter = Fitter(model.net, process, Objective(pairs, perception, process, config.moments, config.points), how)
+    made_from = {key: config[key] for key in (*HOW, "pairs", "moments", "points")} | {"objective": perception.name}
+    shorter, rows = None, []
     for nfe in nfes:
-        tables = given[nfe] or bases(model.process, nfe, model.costs())
+        tables = given[nfe] or bases(process, nfe, model.costs())
         if not given[nfe] and shorter is not None and shorter.nfe == nfe - 1:
-            tables |= longer(shorter, model.process)
+            tables |= longer(shorter, process)
         name = fitter.best(tables)
         with Progress(transient=True) as bar:
-            task = bar.add_task(f"fitting nfe={nfe}")
-            fit = fitter.fit(
-                name, tables[name], lambda done, total, task=task: bar.update(task, completed=done, total=total)
-            )
-        provenance = {
-            "solver": "fitted", "base": name, "objective": perception.name, "before": fit.before, "after": fit.after,
-            **{key: config[key] for key in
-               ("seed", "pairs", "held_out", "iterations", "batch_size", "learning_rate", "moments", "points")},
-        }  # fmt: skip
-        path = model.tables.write(fit.table, provenance)
+            task = bar.add_task(f"nfe={nfe}", total=how.iterations)
+            fit = fitter.fit(name, tables[name], lambda done, _, task=task: bar.update(task, completed=done))
+        told = {"nfe": nfe, "base": name, "before": fit.before, "after": fit.after}
+        path = model.tables.write(fit.table, {"solver": "fitted", **told, **made_from})
         fitted.save(fit, tables[name], path)
         shorter = fit.table
-        rows.append(
-            {"nfe": nfe, "base": name, "of the base": fit.before, "of the table": fit.after, "helped": fit.helped}
-        )
+        rows.append(told)
         if not fit.helped:
-            print(
-                f"nfe={nfe}: no correction was better than {name} on the pairs that are never fitted: it is the table."
-            )
-    terminal.print_rows(rows, f"distance to the fine solution by {perception.name}")
-    print(
-        f"Use it with solver=fitted nfe={nfes[-1]}; look next at {path.with_suffix('.png')} ({time.perf_counter() - BEGAN:.0f} s)"
-    )
+            print(f"nfe={nfe}: no correction was better than {name} on the pairs that are never fitted, so it stays.")
+    terminal.print_rows(rows, f"distance from the fine solution, by {perception.name}")
+    print(f"Use them with solver=fitted nfe={nfe}; look next at {path.with_suffix('.png')}")
+    print(f"{time.perf_counter() - BEGAN:.0f} s after the start")
 
 
 if __name__ == "__main__":

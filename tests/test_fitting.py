@@ -1,4 +1,4 @@
-"""Tables fitted to a model: what is corrected, what it is measured by, and that nothing worse than the base comes out."""
+"""Tables fitted to a model: what is corrected, by what it is measured, and that nothing worse than the base comes out."""
 
 import dataclasses
 
@@ -9,8 +9,9 @@ from torch import nn
 from skipstone import EDM, ForwardProcess, engine, noise, schedules, solvers
 from skipstone.fitting.corrections import Corrections, Form
 from skipstone.fitting.fit import Fitter, Settings, longer
+from skipstone.fitting.kept import KeptTables
 from skipstone.fitting.objective import Objective
-from skipstone.fitting.pairs import Pairs, solve
+from skipstone.fitting.pairs import solve
 from skipstone.fitting.perception import Perception
 
 PROCESS = ForwardProcess(noise.linear())
@@ -80,7 +81,7 @@ def test_what_is_kept_whatever_is_corrected():
         table = corrections().table(PROCESS)
     assert (table.t[0], table.p[-1], table.nfe) == (999, -1, base.nfe)
     assert bool((table.t > table.p).all())
-    assert bool((table.asked >= 0).all()) and bool((table.asked <= 999).all())
+    assert bool(((table.asked >= 0) & (table.asked <= 999)).all())
     proof = solvers.prove(table, PROCESS)
     assert proof.mean < 1e-12
     assert proof.variance > 1e-3
@@ -167,7 +168,8 @@ def test_a_fit_is_better_on_what_it_has_not_seen_and_the_same_again(model, pairs
     for _ in range(2):
         results.append(Fitter(model, PROCESS, Objective(pairs, eyes(), PROCESS), SMALL).fit("ddim", base))
     fit, again = results
-    assert fit.helped and fit.after < 0.8 * fit.before
+    assert fit.helped
+    assert fit.after < 0.8 * fit.before
     assert [row["iteration"] for row in fit.curve] == [0, 10, 12]
     assert fit.after == min(row["held_out"] for row in fit.curve)
     for field in dataclasses.fields(solvers.StepTable):
@@ -195,3 +197,44 @@ def test_a_longer_table_begins_as_the_shorter_one(model, pairs):
     times = [torch.cat([table.t, table.p[-1:]]).tolist() for table in tables.values()]
     assert all({999.0, 600.0, 200.0, -1.0} < set(each) for each in times)
     assert fitter.measure(tables[fitter.best(tables)]) < fitter.measure(base)
+
+
+def test_a_table_scheduler_of_diffusers_gives_the_same_images():
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    from skipstone.diffusers import TableScheduler
+
+    with torch.no_grad():
+        table = moved()[1]().table(PROCESS)
+    torch.manual_seed(0)
+    blocks = dict(down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), block_out_channels=(8,))
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4, **blocks
+    ).eval()
+    pipeline = DDPMPipeline(unet, DDPMScheduler())
+    pipeline.scheduler = TableScheduler(table)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        2, generator=torch.Generator().manual_seed(5), num_inference_steps=table.nfe, output_type="np"
+    ).images
+    start = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(5))
+    ours = engine.sample(lambda x, t: unet(x, t).sample, table, start=start)
+    torch.testing.assert_close(
+        torch.from_numpy(theirs).permute(0, 3, 1, 2), (ours / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5
+    )
+
+
+def test_a_kept_table_is_found_by_nfe_and_refused_for_another_network(tmp_path):
+    table = solvers.DDIM().table(PROCESS, STEPS)
+    kept = KeptTables(tmp_path, "ours")
+    path = kept.write(table, {"base": "ddim"})
+    assert path == tmp_path / "tables" / f"fitted-nfe{table.nfe}.json"
+    assert kept.nfes() == [table.nfe]
+    assert torch.equal(kept.read(table.nfe, PROCESS).a, table.a)
+    with pytest.raises(ValueError, match=f"for nfe=9; there are those for nfe={table.nfe}: run python scripts/fit.py"):
+        kept.read(9, PROCESS)
+    with pytest.raises(ValueError, match="was fitted to another model"):
+        KeptTables(tmp_path, "others").read(table.nfe, PROCESS)
+    path.rename(kept.path(9))
+    with pytest.raises(ValueError, match="or for another nfe"):
+        kept.read(9, PROCESS)

@@ -40,6 +40,14 @@ class Settings:
     held_out: int = 128
     seed: int = 0
 
+    def require(self, pairs: int) -> None:
+        """Raise ValueError unless there are enough pairs."""
+        if self.batch_size < 2 or not self.held_out + self.batch_size <= pairs:
+            raise ValueError(
+                f"pairs={pairs} is not allowed: {self.held_out} are held out, and {self.batch_size} are fitted at once, "
+                "2 at least; set pairs, held_out and batch_size accordingly."
+            )
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -76,8 +84,7 @@ class Fitter:
     ) -> None:
         self.model, self.process, self.objective, self.settings = model, process, objective, settings
         n = len(objective.pairs.start)
-        if not 2 <= settings.held_out <= n - settings.batch_size:
-            raise ValueError(f"{n} pairs are too few: fit {settings.batch_size} at once and hold {settings.held_out}.")
+        settings.require(n)
         self._fitted, self._held_out = torch.arange(n).split([n - settings.held_out, settings.held_out])
 
     def best(self, tables: Mapping[str, StepTable]) -> str:
@@ -122,7 +129,9 @@ class Fitter:
                     tried = corrections().table(self.process)
                 found = self.measure(tried)
                 curve.append({"iteration": i, "fitted": sum(seen) / len(seen), "held_out": found})
-                table, after, idle, seen = (tried, found, 0, []) if found < after else (table, after, idle + 1, [])
+                seen, idle = [], idle + 1
+                if found < after:
+                    table, after, idle = tried, found, 0
                 if idle == _PATIENCE:
                     break
         return Fit(table, name, before, after, curve)
