@@ -1,4 +1,4 @@
-"""Tables fitted to a model: what is corrected, by what it is measured, and that nothing worse than the base comes out."""
+"""Tables fitted to a model: what is corrected, by what it is measured, and that nothing worse comes out."""
 
 import dataclasses
 

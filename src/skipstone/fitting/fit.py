@@ -44,8 +44,8 @@ class Settings:
         """Raise ValueError unless there are enough pairs."""
         if self.batch_size < 2 or not self.held_out + self.batch_size <= pairs:
             raise ValueError(
-                f"pairs={pairs} is not allowed: {self.held_out} are held out, and {self.batch_size} are fitted at once, "
-                "2 at least; set pairs, held_out and batch_size accordingly."
+                f"pairs={pairs} is not allowed: {self.held_out} are held out, and {self.batch_size} are fitted at "
+                "once, 2 at least; set pairs, held_out and batch_size accordingly."
             )
 
 
