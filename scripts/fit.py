@@ -9,6 +9,7 @@ from skipstone.commands import settings
 from skipstone.commands.cli import CONF, main
 
 HOW = ("iterations", "batch_size", "learning_rate", "held_out", "seed")
+_MOST = 5000  # training images whose mean and covariance are found
 BEGAN = time.perf_counter()
 
 
@@ -33,6 +34,7 @@ def job(config: DictConfig) -> None:
     from hydra.utils import instantiate
     from rich.progress import Progress
 
+    from skipstone.data import pick, to_unit
     from skipstone.fitting.bases import bases
     from skipstone.fitting.objective import Objective
     from skipstone.fitting.pairs import solve
@@ -44,8 +46,12 @@ def job(config: DictConfig) -> None:
     process = model.process
     perception = Perception.of(images, Path(config.paths.outputs), model.device, config.classifier_steps)
     pairs = solve(model.net, process, model.shape, config.pairs, config.seed)
-    fitter = Fitter(model.net, process, Objective(pairs, perception, process, config.moments, config.points), how)
-    made_from = {key: config[key] for key in (*HOW, "pairs", "moments", "points")} | {"objective": perception.name}
+    data = to_unit(pick(images.seen, _MOST)).to(model.device) if config.data else None
+    objective = Objective(pairs, perception, process, config.moments, config.points, data)
+    fitter = Fitter(model.net, process, objective, how)
+    made_from = {key: config[key] for key in (*HOW, "pairs", "moments", "points", "data")} | {
+        "objective": perception.name
+    }
     shorter, rows = None, []
     for nfe in nfes:
         tables = given[nfe] or bases(process, nfe, model.costs())

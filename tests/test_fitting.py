@@ -162,6 +162,23 @@ def test_the_objective_is_0_for_the_fine_solution_and_about_1_for_others(model, 
     assert 0.5 < float(alone(fine, [pairs.end[rows.flip(0)]], rows)) < 4
 
 
+def test_moments_of_the_data_move_the_goal_and_start_noise_still_cancels(pairs):
+    def value(data, images, rows):
+        objective = Objective(pairs, eyes(), PROCESS, data=data)
+        return float(objective(solvers.DDIM().table(PROCESS, STEPS), [images], rows))
+
+    rows = torch.arange(20)
+    elsewhere = pairs.end[rows].flip(-1) + 0.01
+    assert value(pairs.end, elsewhere, rows) == pytest.approx(value(None, elsewhere, rows), rel=1e-5)
+    (net,) = eyes()(pairs.end)
+    (of_data,) = eyes()(pairs.end + 0.1)
+    apart = (of_data[-1] - net[-1]).mean(dim=0).square().sum() / net[-1].var(dim=0).sum()
+    for some in (rows, rows + 20):  # the fine solution itself is as far from the data on any batch
+        off = torch.cov(of_data[-1].T) - torch.cov(net[-1].T)
+        expected = apart + off.square().sum() / torch.cov(net[-1][some].T).square().sum()
+        assert value(pairs.end + 0.1, pairs.end[some], some) == pytest.approx(float(expected), rel=1e-3)
+
+
 def test_a_fit_is_better_on_what_it_has_not_seen_and_the_same_again(model, pairs):
     base = solvers.DDIM().table(PROCESS, schedules.Trailing(3)(1000))
     results = []
