@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from skipstone import EDM, ForwardProcess, engine, noise, schedules, solvers
+from skipstone.data import ImageSet, to_unit
+from skipstone.evaluation.metrics import RandomFeatures
 from skipstone.fitting.corrections import Corrections, Form
 from skipstone.fitting.fit import Fitter, Settings, longer
 from skipstone.fitting.kept import KeptTables
@@ -239,6 +241,18 @@ def test_a_table_scheduler_of_diffusers_gives_the_same_images():
     torch.testing.assert_close(
         torch.from_numpy(theirs).permute(0, 3, 1, 2), (ours / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5
     )
+
+
+def test_data_without_labels_are_seen_by_untrained_networks_that_judge_nothing(tmp_path):
+    pixels = torch.randint(256, (20, 1, 16, 16), dtype=torch.uint8)
+    perception = Perception.of(ImageSet("plain", pixels[:16], pixels[16:]), tmp_path, torch.device("cpu"), 5)
+    assert perception.name == "untrained networks of seeds (1, 2)"
+    found = perception(to_unit(pixels))
+    assert [len(net) for net in found] == [4, 4]
+    judge = RandomFeatures(1)(pixels).float()
+    for net in found:
+        assert net[-1].shape == judge.shape
+        assert float((net[-1] - judge).abs().max()) > 0.1
 
 
 def test_a_kept_table_is_found_by_nfe_and_refused_for_another_network(tmp_path):

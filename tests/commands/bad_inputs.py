@@ -259,6 +259,8 @@ COMMANDS = [
          r"solver=fitted is a table of one model: use it in a command with run=<\w+> nfe=5"),
     Case("a fit of one evaluation", "scripts/fit.py run=<key> nfe=1",
          r"nfe=1 is not allowed: it is an integer of at least 2, or a list of such"),
+    Case("a fit into a folder", "scripts/fit.py run=<key> nfe=3 out=here",
+         r"out=here is not allowed: a table lies in its model's folder, so leave it out"),
     Case("fits of words", "scripts/fit.py run=<key> nfe=[4,five]",
          r"nfe=\[4, 'five'\] is not allowed: it is an integer of at least 2"),
     Case("a fit on two evaluations per step", "scripts/fit.py run=<key> nfe=3 solver=heun schedule=exp",

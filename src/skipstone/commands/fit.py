@@ -11,6 +11,8 @@ from skipstone.solvers import StepTable
 
 def take_nfes(config: DictConfig) -> list[int]:
     """The numbers of evaluations, ascending, out of the configuration, whose other keys are checked without them."""
+    if config.out is not None:
+        raise ValueError(f"out={config.out} is not allowed: a table lies in its model's folder, so leave it out.")
     asked = config.nfe
     nfes = list(asked) if OmegaConf.is_list(asked) else [asked]
     if not nfes or any(type(nfe) is not int or nfe < 2 for nfe in nfes):

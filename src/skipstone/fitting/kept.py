@@ -51,7 +51,7 @@ class KeptTables:
                 f"{f'there are those for nfe={there}' if there else 'there is none'}: run {fit}."
             )
         table = load_table(path, process)
-        of = json.loads(path.read_text(encoding="utf-8"))["provenance"].get(_WEIGHTS)
-        if of != self.weights or table.nfe != nfe:
+        made = json.loads(path.read_text(encoding="utf-8")).get("provenance")
+        if not isinstance(made, dict) or made.get(_WEIGHTS) != self.weights or table.nfe != nfe:
             raise ValueError(f"{path} was fitted to another model, or for another nfe: run {fit}.")
         return table
