@@ -250,7 +250,7 @@ COMMANDS = [
     Case("a fitted table of another model", "scripts/sample.py run=<key> solver=fitted nfe=3",
          r"fitted-nfe3.json was fitted to another model, .*: run python scripts/fit.py run=<key> nfe=3", tables(3)),
     Case("a fitted table that is cut off", "scripts/sample.py run=<key> solver=fitted nfe=3",
-         r"fitted-nfe3.json is no step table", damaged("tables/fitted-nfe3.json", after=tables(3))),
+         r"fitted-nfe3.json is damaged: run python scripts/fit.py run=<key> nfe=3", damaged("tables/fitted-nfe3.json", after=tables(3))),
     Case("a fitted table without a number", "scripts/sample.py run=<key> solver=fitted",
          r"solver=fitted is of a number of evaluations, 2 at least: give nfe=5"),
     Case("a fitted table on a schedule", "scripts/sample.py run=<key> solver=fitted nfe=3 schedule=exp",

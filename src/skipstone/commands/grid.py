@@ -48,11 +48,10 @@ def _choose_fitted(config: DictConfig) -> None:
     """Only tables that are asked for: there need be no others."""
     if config.get("nfe") is None or config.nfe < 2:
         raise ValueError("solver=fitted is of a number of evaluations, 2 at least: give nfe=5, or another one.")
-    if "evaluation" in config:
-        config.evaluation.nfes = config.evaluation.nfes or [config.nfe]
+    config.evaluation.taus = [config.nfe]  # every schedule's file has these two
+    config.evaluation.training.taus = [config.nfe]
+    if "schedules" in config.evaluation:
         config.evaluation.schedules = None
-        if "training" in config.evaluation:
-            config.evaluation.training.taus = [config.nfe]
 
 
 def _tau(config: DictConfig, process: ForwardProcess, nfe: int) -> int | None:

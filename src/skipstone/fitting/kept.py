@@ -50,7 +50,10 @@ class KeptTables:
                 f"no table is fitted to {self.folder.name} for nfe={nfe}; "
                 f"{f'there are those for nfe={there}' if there else 'there is none'}: run {fit}."
             )
-        table = load_table(path, process)
+        try:
+            table = load_table(path, process)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: run {fit}.") from error
         made = json.loads(path.read_text(encoding="utf-8")).get("provenance")
         if not isinstance(made, dict) or made.get(_WEIGHTS) != self.weights or table.nfe != nfe:
             raise ValueError(f"{path} was fitted to another model, or for another nfe: run {fit}.")
