@@ -177,7 +177,7 @@ def test_moments_of_the_data_move_the_goal_and_start_noise_still_cancels(pairs):
     apart = (of_data[-1] - net[-1]).mean(dim=0).square().sum() / net[-1].var(dim=0).sum()
     for some in (rows, rows + 20):  # the fine solution itself is as far from the data on any batch
         off = torch.cov(of_data[-1].T) - torch.cov(net[-1].T)
-        expected = apart + off.square().sum() / torch.cov(net[-1][some].T).square().sum()
+        expected = apart + off.square().sum() / torch.cov(net[-1].T).square().sum()
         assert value(pairs.end + 0.1, pairs.end[some], some) == pytest.approx(float(expected), rel=1e-3)
 
 

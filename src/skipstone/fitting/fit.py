@@ -34,8 +34,8 @@ class Settings:
     seed:          of the order in which pairs come.
     """
 
-    iterations: int = 200
-    batch_size: int = 48
+    iterations: int = 150
+    batch_size: int = 32
     learning_rate: float = 0.02
     held_out: int = 128
     seed: int = 0

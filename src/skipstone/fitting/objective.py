@@ -40,6 +40,7 @@ class Objective:
         with torch.no_grad():
             self._scales = [[f.var(dim=0).sum() for f in net] for net in perception(pairs.end[:_REFERENCE])]
             fine = self._whole(pairs.end)
+            self._spreads = [covariance.square().sum() for _, covariance in fine]
             self._apart = [
                 tuple(a - b for a, b in zip(of_data, of_fine, strict=True))
                 for of_data, of_fine in zip(fine if data is None else self._whole(data), fine, strict=True)
@@ -58,12 +59,13 @@ class Objective:
         """
         with torch.no_grad():
             goals = self.perception(self.pairs.end[rows])
-        parts = []
-        for net, goal, scales, apart in zip(self.perception(states[-1]), goals, self._scales, self._apart, strict=True):
+        parts, found = [], self.perception(states[-1])
+        known = zip(self._scales, self._spreads, self._apart, strict=True)
+        for net, goal, (scales, whole, apart) in zip(found, goals, known, strict=True):
             layers = [_off(f - y) / scale for f, y, scale in zip(net, goal, scales, strict=True)]
             (mean, covariance), (goal_mean, goal_covariance) = _moments(net[-1]), _moments(goal[-1])
             shifted = (mean - goal_mean - apart[0]).square().sum() / scales[-1]
-            spread = (covariance - goal_covariance - apart[1]).square().sum() / goal_covariance.square().sum()
+            spread = (covariance - goal_covariance - apart[1]).square().sum() / whole
             parts.append(torch.stack(layers).mean() + self.moments * (shifted + spread))
         total = torch.stack(parts).mean()
         if self.points and len(states) > 1:

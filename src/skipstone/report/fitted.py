@@ -28,7 +28,7 @@ def _figure(fit: Fit, base: StepTable) -> Figure:
     for table, name, colour in ((base, "base", "gray"), (fit.table, "table", "C0")):
         right.plot(range(1, 1 + len(table.t)), table.t, "o-", color=colour, label=f"{name}: t of each row")
     right.plot(range(1, 1 + len(fit.table.t)), fit.table.asked, "x", color="C3", label="t that the network is given")
-    right.set(xlabel="row", yscale="symlog", title="visited times")
+    right.set(xlabel="row", title="visited times")
     right.set_xticks(range(1, 1 + max(len(base.t), len(fit.table.t))))
     right.legend(fontsize=8)
     return figure
