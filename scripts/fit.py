@@ -49,9 +49,8 @@ def job(config: DictConfig) -> None:
     data = to_unit(pick(images.seen, _MOST)).to(model.device) if config.data else None
     objective = Objective(pairs, perception, process, config.moments, config.points, data)
     fitter = Fitter(model.net, process, objective, how)
-    made_from = {key: config[key] for key in (*HOW, "pairs", "moments", "points", "data")} | {
-        "objective": perception.name
-    }
+    made_from = {"objective": perception.name}
+    made_from |= {key: config[key] for key in (*HOW, "pairs", "moments", "points", "data")}
     shorter, rows = None, []
     for nfe in nfes:
         tables = given[nfe] or bases(process, nfe, model.costs())
@@ -68,7 +67,7 @@ def job(config: DictConfig) -> None:
         rows.append(told)
         if not fit.helped:
             print(f"nfe={nfe}: no correction was better than {name} on the pairs that are never fitted, so it stays.")
-    terminal.print_rows(rows, f"distance from the fine solution, by {perception.name}")
+    terminal.print_rows(rows, f"objective on pairs that were never fitted, by {perception.name}")
     print(f"Use them with solver=fitted nfe={nfe}; look next at {path.with_suffix('.png')}")
     print(f"{time.perf_counter() - BEGAN:.0f} s after the start")
 

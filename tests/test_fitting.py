@@ -205,6 +205,17 @@ def test_a_fit_that_does_not_help_gives_the_base(model, pairs):
     assert fit.before == fit.after
 
 
+@pytest.mark.gpu
+def test_a_fit_on_a_gpu_is_better_than_its_base(net):
+    net = net.cuda()
+    pairs = solve(net, PROCESS, (1, 16, 16), 32, seed=0)
+    eyes = Perception([RandomFeatures(1, seed=1).layers.cuda()], "random")
+    base = solvers.DDIM().table(PROCESS, schedules.Trailing(3)(1000))
+    fit = Fitter(net, PROCESS, Objective(pairs, eyes, PROCESS, points=0.1), SMALL).fit("ddim", base)
+    assert fit.helped
+    assert fit.table.a.device.type == "cpu"
+
+
 def test_a_longer_table_begins_as_the_shorter_one(model, pairs):
     base = solvers.DDIM().table(PROCESS, (200, 600, 999))
     fitter = Fitter(model, PROCESS, Objective(pairs, eyes(), PROCESS), SMALL)
