@@ -206,6 +206,7 @@ def test_a_fit_that_does_not_help_gives_the_base(model, pairs):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_fit_on_a_gpu_is_better_than_its_base(net):
     net = net.cuda()
     pairs = solve(net, PROCESS, (1, 16, 16), 32, seed=0)
