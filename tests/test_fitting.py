@@ -35,7 +35,7 @@ def eyes(seed=0):
     """A network to look with: a random one, of two layers."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 6))
-    return Perception([net.eval()], "random")
+    return Perception([net.eval().requires_grad_(False)], "random")
 
 
 @pytest.fixture(scope="module")
