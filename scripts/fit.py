@@ -20,6 +20,7 @@ def job(config: DictConfig) -> None:
 
     nfes = take_nfes(config)
     settings.check(config)
+    config.nfe = None  # of no table yet
     from skipstone.commands.finished import open_model, require_training_data
     from skipstone.fitting.fit import Fitter, Settings, longer
 

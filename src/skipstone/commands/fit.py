@@ -10,14 +10,16 @@ from skipstone.solvers import StepTable
 
 
 def take_nfes(config: DictConfig) -> list[int]:
-    """The numbers of evaluations, ascending, out of the configuration, whose other keys are checked without them."""
+    """The numbers of evaluations, ascending. The configuration keeps one of them, with which it can be checked."""
     if config.out is not None:
         raise ValueError(f"out={config.out} is not allowed: a table lies in its model's folder, so leave it out.")
+    if config.eta != 0:
+        raise ValueError(f"eta={config.eta} is not allowed: a fitted table is deterministic, leave eta at 0.")
     asked = config.nfe
     nfes = list(asked) if OmegaConf.is_list(asked) else [asked]
     if not nfes or any(type(nfe) is not int or nfe < 2 for nfe in nfes):
         raise ValueError(f"nfe={asked} is not allowed: it is an integer of at least 2, or a list of such.")
-    config.nfe = None
+    config.nfe = nfes[0]
     return sorted(set(nfes))
 
 
