@@ -27,7 +27,7 @@ def job(config: DictConfig) -> None:
 
     model, config = open_model(config)
     grid = config.evaluation
-    cells = build_cells(config, model.process, grid.taus, grid.etas, grid.schedules, model.costs)
+    cells = build_cells(config, model.process, grid.taus, grid.etas, grid.schedules, model)
     engine.require_labels(model.net, [cell.table for cell in cells], labels_of(model.net, 1), 1)
     images = instantiate(config.dataset)
     require_training_data(model, images)

@@ -18,7 +18,7 @@ def job(config: DictConfig) -> None:
     from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
-    (cell,) = build_cells(config, model.process, [], [], costs=model.costs)
+    (cell,) = build_cells(config, model.process, [], [], model=model)
     if cell.table.stochastic:
         raise ValueError(f"eta={config.eta} is not allowed here: fresh noise hides what start noise does; set eta=0.")
 

@@ -32,10 +32,10 @@ def job(config: DictConfig) -> None:
     from skipstone import engine, schedules, solvers
 
     process, net, dtype = model.process, model.net, getattr(torch, config.dtype)
-    solver, inner = instantiate(config.solver), instantiate(config.solver, to_data=False)
+    solver = instantiate(config.solver)
 
     def visited(tau: int) -> tuple[int, ...]:
-        return make_schedule(config, process, tau, model.costs)(process.num_steps)
+        return make_schedule(config, process, tau, model)(process.num_steps)
 
     explicit = hasattr(solver, "return_table")
     if config.exact and getattr(solver, "needs_float64", False) and config.dtype != "float64":
@@ -45,6 +45,7 @@ def job(config: DictConfig) -> None:
         )
     for tau in [config.tau, *config.taus, *config.exact]:  # refuses a tau that is out of range before any work
         solver.encode_table(process, visited(tau))
+    inner = instantiate(config.solver, to_data=False)
     for tau in config.exact:
         if explicit:
             solver.return_table(process, visited(tau))

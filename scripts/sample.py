@@ -18,7 +18,7 @@ def job(config: DictConfig) -> None:
     from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
-    (cell,) = build_cells(config, model.process, [], [], costs=model.costs)
+    (cell,) = build_cells(config, model.process, [], [], model=model)
     begun = beginning(config, model, cell.table)
 
     import numpy as np

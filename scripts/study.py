@@ -24,7 +24,7 @@ def job(config: DictConfig) -> None:
     from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
-    cells = build_cells(config, model.process, config.taus, config.etas, costs=model.costs)
+    cells = build_cells(config, model.process, config.taus, config.etas, model=model)
     images = instantiate(config.dataset)
     require_training_data(model, images)
 

@@ -18,7 +18,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from skipstone.store import locks, tensors
+from skipstone.fitting.kept import KeptTables
+from skipstone.schedules import Trailing
+from skipstone.solvers import DDIM
+from skipstone.store import locks, models, tensors
 from skipstone.store.key import model_key
 
 
@@ -174,6 +177,18 @@ def link_to(target: str) -> Callable[[Path], object]:
         path.symlink_to(target)
 
     return link
+
+
+def tables(*nfes: int) -> Prepare:
+    """Fitted tables for so many evaluations, of a model with other weights."""
+
+    def prepare(room: Room) -> None:
+        _, process = models.load(room.model)
+        kept = KeptTables(room.model, "another")
+        for nfe in nfes:
+            kept.write(DDIM().table(process, Trailing(nfe)(process.num_steps)), {})
+
+    return prepare
 
 
 def written(name: str, content: str | bytes) -> Prepare:

@@ -39,6 +39,8 @@ NOT_HERE = {
     "guidance=": "wants a model with classes; test_guidance_commands.py types it",
     "scripts/tables.py": "wants the CIFAR-10 model; test_results.py runs it on a small one",
     "scripts/quality.py": "wants the CIFAR-10 model; test_quality.py runs it on a small one",
+    "scripts/fit.py": "fits for minutes; test_fit.py runs it on a small model",
+    "solver=fitted": "wants a fitted table; test_fit.py types it",
     "scripts/study.py": "wants a trained model of MNIST; test_commands.py runs it on a small one",
     "scripts/benchmark.py": "measures for minutes; test_benchmark.py runs every subcommand",
 }

@@ -82,7 +82,7 @@ def _require_together(config: DictConfig) -> None:
 def _weaker(config: DictConfig, model: OpenedModel) -> StepTable:
     """The table of the schedule's steps up to t = strength · T − 1, so that a multistep solver begins there."""
     num_steps = model.process.num_steps
-    steps = make_schedule(config, model.process, config.tau, model.costs)(num_steps)
+    steps = make_schedule(config, model.process, config.tau, model)(num_steps)
     kept = [t for t in steps if t <= (config.strength + 1e-9) * num_steps - 1]
     if not kept:
         raise ValueError(

@@ -194,10 +194,9 @@ def _neighbours(
 def fine_solution(config: DictConfig, model: OpenedModel) -> Tensor:
     """The fine-step solution of the model's first samples, for solver_rmse: float32 [n, C, H, W] on the CPU."""
     n = min(config.evaluation.fine_images, config.evaluation.images)
-    kind = dict(to_data=config.solver.to_data, clip_x0=config.solver.clip_x0)
-    kind |= dict(
-        guidance=config.guidance, guidance_interval=config.guidance_interval and list(config.guidance_interval)
-    )
+    solver, interval = instantiate(config.solver), config.guidance_interval
+    kind = dict(to_data=solver.to_data, clip_x0=solver.clip_x0)
+    kind |= dict(guidance=config.guidance, guidance_interval=interval and list(interval))
     solution = FineSolution(model.folder, model.form, config.seed, **kind)
     return solution.ensure(model.net, model.process, n, model.shape, batch_size=n)
 

@@ -16,6 +16,7 @@ from skipstone import engine, exchange
 from skipstone.commands.grid import choose_taus
 from skipstone.evaluation import results
 from skipstone.fitting.gits import KeptCosts
+from skipstone.fitting.kept import KeptTables
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Costs
@@ -65,6 +66,15 @@ class OpenedModel:
     @cached_property
     def _costs(self) -> Costs:
         return KeptCosts(self.folder, self.form).ensure(self.net, self.process, self.shape)
+
+    @property
+    def tables(self) -> KeptTables:
+        """Those that were fitted to it."""
+        return KeptTables(self.folder, self.weights)
+
+    def fitted(self, nfe: int) -> StepTable:
+        """That for so many evaluations, for solver=fitted. Raises ValueError where there is none."""
+        return self.tables.read(nfe, self.process)
 
     @property
     def form(self) -> dict[str, str]:

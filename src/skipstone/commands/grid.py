@@ -1,27 +1,37 @@
 """From settings to cells: the grid that a configuration asks for, and the tau of an nfe."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from skipstone.commands.settings import with_schedule
-from skipstone.evaluation.cells import Cell, make_cell
+from skipstone.evaluation.cells import Cell, fitted_cell, make_cell
 from skipstone.process import ForwardProcess
 from skipstone.schedules import GITS, Costs, Linspace, Schedule
-from skipstone.solvers import reach
+from skipstone.solvers import DDIM, Fitted, StepTable, reach
+
+
+class Suited(Protocol):
+    """What suits one model: the costs of jumps for schedule=gits, and its fitted tables for solver=fitted."""
+
+    def costs(self) -> Costs: ...
+
+    def fitted(self, nfe: int) -> StepTable: ...
 
 
 def choose_taus(config: DictConfig, process: ForwardProcess) -> None:
     """Set tau to that of `nfe`, and evaluation.taus to those of evaluation.nfes, where these are not null.
 
-    Schedules of evaluation.schedules without taus of their own get those of evaluation.nfes, too. Raises ValueError for
-    what cannot be reached.
+    Schedules of evaluation.schedules without taus of their own get those of evaluation.nfes, too. A fitted table has no
+    schedule: there a tau is a number of evaluations. Raises ValueError for what cannot be reached.
     """
+    if OmegaConf.select(config, "solver._target_") == f"skipstone.solvers.{Fitted.__name__}":
+        _choose_fitted(config)
     if config.get("nfe") is not None:
         config.tau = _tau(config, process, config.nfe)
     nfes = OmegaConf.select(config, "evaluation.nfes")
@@ -34,9 +44,21 @@ def choose_taus(config: DictConfig, process: ForwardProcess) -> None:
             config.evaluation.schedules[name] = [_tau(other, process, nfe) for nfe in nfes]
 
 
+def _choose_fitted(config: DictConfig) -> None:
+    """Only tables that are asked for: there need be no others."""
+    if config.get("nfe") is None or config.nfe < 2:
+        raise ValueError("solver=fitted is of a number of evaluations, 2 at least: give nfe=5, or another one.")
+    config.evaluation.taus = [config.nfe]  # every schedule's file has these two
+    config.evaluation.training.taus = [config.nfe]
+    if "schedules" in config.evaluation:
+        config.evaluation.schedules = None
+
+
 def _tau(config: DictConfig, process: ForwardProcess, nfe: int) -> int | None:
     """The tau of the configured schedule at which the configured solver costs nfe evaluations; None if it has none."""
     solver = instantiate(config.solver)
+    if isinstance(solver, Fitted):
+        return nfe
     if "tau" in config.schedule:
         schedule = instantiate(config.schedule, _partial_=True)
         if schedule.func is GITS:  # how many steps it visits does not depend on the model
@@ -56,19 +78,20 @@ def build_cells(
     taus: Sequence[int],
     etas: Sequence[float],
     further: Mapping[str, Sequence[int] | None] | None = None,
-    costs: Callable[[], Costs] | None = None,
+    model: Suited | None = None,
 ) -> list[Cell]:
     """The grid taus × etas with the configured schedule and solver, and the user's own (tau, eta) if it is not in it.
 
     further: schedules of conf/schedule by name, whose grids with the same etas follow; their taus, or None for the
     schedule's own. Every table is made here, so that what is not allowed is refused before anything is trained.
-    costs: of the model, for schedule=gits. Before there is one, Linspace stands in for it.
+    model: for schedule=gits and solver=fitted. Before there is one, Linspace stands in for the first, DDIM on it for
+    the other.
     """
-    cells = _grid(config, process, taus, etas, [(config.tau, _real(config.eta))], costs)
+    cells = _grid(config, process, taus, etas, [(config.tau, _real(config.eta))], model)
     for name, its_taus in (further or {}).items():
         other = with_schedule(config, name)
         try:
-            cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [], costs)
+            cells += _grid(other, process, other.evaluation.taus if its_taus is None else its_taus, etas, [], model)
         except ValueError as error:
             raise ValueError(f"evaluation.schedules.{name}: {error}") from error
     first: dict[str, Cell] = {}
@@ -83,7 +106,7 @@ def _grid(
     taus: Sequence[int],
     etas: Sequence[float],
     own: list[tuple[int | None, float]],
-    costs: Callable[[], Costs] | None,
+    model: Suited | None,
 ) -> list[Cell]:
     if "eta" not in config.solver:  # a solver without noise: there is one column of the grid
         if config.eta != 0:
@@ -93,7 +116,7 @@ def _grid(
         if config.tau is not None:
             raise ValueError(f"tau={config.tau} is not allowed: the schedule lists its own steps, leave tau out.")
         taus = [None]
-    make = partial(_cell, config, process, costs)
+    make = partial(_cell, config, process, model)
     cells = {pair: make(*pair, own=True) for pair in own}
     try:
         grid = dict.fromkeys([*((tau, _real(eta)) for eta in etas for tau in taus), *own])
@@ -108,15 +131,13 @@ def _real(eta: Any) -> Any:
     return float(eta) if isinstance(eta, int) and not isinstance(eta, bool) else eta
 
 
-def make_schedule(
-    config: DictConfig, process: ForwardProcess, tau: int | None, costs: Callable[[], Costs] | None
-) -> Schedule:
-    """The configured schedule at this tau. costs: as for `build_cells`."""
+def make_schedule(config: DictConfig, process: ForwardProcess, tau: int | None, model: Suited | None) -> Schedule:
+    """The configured schedule at this tau. model: as for `build_cells`."""
     schedule = instantiate(config.schedule, **({"tau": tau} if "tau" in config.schedule else {}))
     if not isinstance(schedule, GITS):
         return schedule
-    if costs is not None:
-        return replace(schedule, costs=costs())
+    if model is not None:
+        return replace(schedule, costs=model.costs())
     replace(schedule, costs=Costs.even(process))(process.num_steps)  # refuses a tau that it will not take
     return Linspace(tau)
 
@@ -124,13 +145,16 @@ def make_schedule(
 def _cell(
     config: DictConfig,
     process: ForwardProcess,
-    costs: Callable[[], Costs] | None,
+    model: Suited | None,
     tau: int | None,
     eta: float,
     own: bool,
 ) -> Cell:
-    schedule = make_schedule(config, process, tau, costs)
     solver = instantiate(config.solver, **({"eta": eta} if "eta" in config.solver else {}))
     interval = config.get("guidance_interval")
-    interval = None if interval is None else list(interval)
-    return make_cell(process, schedule, solver, own, config.get("guidance"), interval)
+    guidance = (config.get("guidance"), None if interval is None else list(interval))
+    if isinstance(solver, Fitted) and model is not None:
+        return fitted_cell(model.fitted(tau), own, *guidance)
+    if isinstance(solver, Fitted):
+        return make_cell(process, Linspace(tau), DDIM(), own, *guidance)
+    return make_cell(process, make_schedule(config, process, tau, model), solver, own, *guidance)

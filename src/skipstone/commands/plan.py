@@ -14,13 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import engine, rng
-from skipstone.commands.grid import build_cells, choose_taus
+from skipstone.commands.grid import Suited, build_cells, choose_taus
 from skipstone.evaluation.cells import Cell
 from skipstone.network import placement
 from skipstone.network.unet import VelocityUNet
 from skipstone.process import ForwardProcess, process_of
 from skipstone.rng import Stream
-from skipstone.schedules import Costs
 from skipstone.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -31,14 +30,14 @@ if TYPE_CHECKING:
 class Plan:
     """A checked configuration's parts.
 
-    trainer: resolved settings.  cells: what is sampled in the end, of the model's costs.  watched: what is sampled at
+    trainer: resolved settings.  cells: what is sampled in the end, of the model.  watched: what is sampled at
     each validation.
     net: with its first weights.  recipe: how it is trained.
     """
 
     trainer: dict[str, Any]
     process: ForwardProcess
-    cells: Callable[[Callable[[], Costs]], list[Cell]]
+    cells: Callable[[Suited], list[Cell]]
     watched: list[Cell]
     net: nn.Module
     recipe: Recipe

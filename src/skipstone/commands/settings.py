@@ -81,6 +81,13 @@ _NUMBERS = {
     "images_back": (int, 1),
     "images_tried": (int, 2),
     "nfe_converged": (int, 2),
+    "iterations": (int, 1),
+    "learning_rate": (float, 0),
+    "pairs": (int, 4),
+    "held_out": (int, 2),
+    "classifier_steps": (int, 1),
+    "moments": (float, 0),
+    "points": (float, 0),
 }
 _NUMBERS_OR_NULL = {
     "nfe": (int, 1),
@@ -101,7 +108,7 @@ _LISTS_OR_EMPTY = ("model.attention", "exact")
 _LISTS_OR_NULL = ("evaluation.nfes", "solvers", "guidance_interval")
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
-    "metrics.random", "singles", "gif",
+    "metrics.random", "singles", "gif", "data",
 )  # fmt: skip
 _GROUPS = (
     "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
@@ -154,6 +161,7 @@ def check(config: DictConfig) -> None:
     _check_words(config)
     trackers.check(config)
     _check_choosers(config)
+    _check_fitted()
     for key, leader in _FOLLOWERS.items():
         value, leading = OmegaConf.select(config, key, default=_ABSENT), OmegaConf.select(config, leader)
         if value is not _ABSENT and value != leading and value == value:  # NaN is refused where it is used
@@ -262,6 +270,15 @@ def _check_choosers(config: DictConfig) -> None:
         value, other = (OmegaConf.select(config, name) for name in (key, chosen))
         if value is not None and other is not None and typed & {chosen, f"schedule.{chosen}"}:
             raise ValueError(f"{key}={value} and {chosen}={other} must not be given together: leave one of them out.")
+
+
+def _check_fitted() -> None:
+    """A fitted table has its own steps, so a schedule that was typed beside it would be ignored."""
+    if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("solver") != "fitted":
+        return
+    for word in HydraConfig.get().overrides.task:
+        if re.match(r"\+*(schedule|tau|evaluation\.(taus|schedules))\b", word):
+            raise ValueError(f"{word} is not allowed with solver=fitted, which brings its own steps: leave it out.")
 
 
 def with_schedule(config: DictConfig, name: str) -> DictConfig:

@@ -91,7 +91,7 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     model = OpenedModel(net, plan.process, images.shape, model_folder, trainer)
     training = trained[0] if trained else results.Training(trainer["max_steps"])
-    cells = plan.cells(model.costs)
+    cells = plan.cells(model)
     review(config, model, cells, held_against, folder, command, group, job_type="sample", training=training)
 
 

@@ -1,5 +1,7 @@
 """A table run so that its result has gradients, row by row from checkpoints."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -18,8 +20,8 @@ def differentiable(
     step_noise: Tensor | None,
     known: Known | None = None,
     labels: Tensor | None = None,
-) -> Tensor:
-    """The end state, with gradients with respect to x, the network's parameters and the table's columns.
+) -> Iterator[Tensor]:
+    """The state after each row, with gradients with respect to x, the network's parameters and the table's columns.
 
     model, table, seed: as for `sample`.
     x:                  [N, C, H, W]: where the samples start.
@@ -48,4 +50,4 @@ def differentiable(
     for i in range(len(table.t)):
         x, h = checkpoint(run, i, values[i], x, *history, use_reentrant=False, preserve_rng_state=False)
         history = [] if h is None else [h, *history][: table.c.shape[1]]
-    return x
+        yield x

@@ -117,7 +117,7 @@ def sample(
             x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
             here = None if pixels is None else pixels.at(index - first, x)
             if grad:
-                x = differentiable(model, table, x, index, seed, z, here, own)
+                *_, x = differentiable(model, table, x, index, seed, z, here, own)
                 progress(done + table.nfe, total)
             else:
                 steps = rows(model, table, x, index, seed, z, known=here, labels=own)

@@ -1,12 +1,12 @@
 """Cells: the ways, each a (schedule, solver, tau, eta), in which a model is to be sampled."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Schedule
-from skipstone.solvers import Solver, StepTable, guided
+from skipstone.solvers import Fitted, Solver, StepTable, guided
 
 SETTINGS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "tau", "eta")
 
@@ -46,11 +46,26 @@ def make_cell(
         "eta": eta,
     }
     name = f"{solver.name}-{schedule.name}" + ("" if tau is None else f"-tau{tau}") + f"-eta{eta}"
-    table = solver.table(process, schedule(process.num_steps))
+    return _guided(
+        Cell(name, settings, solver.table(process, schedule(process.num_steps)), own), guidance, guidance_interval
+    )
+
+
+def fitted_cell(
+    table: StepTable, own: bool = False, guidance: float | None = None, guidance_interval: Sequence[float] | None = None
+) -> Cell:
+    """The cell of a fitted table, whose steps are of no schedule. Other arguments as for `make_cell`."""
+    settings = {"schedule": Fitted.name, "solver": Fitted.name, "sigma": "", "to_data": True, "clip_x0": False}
+    cell = Cell(f"{Fitted.name}-nfe{table.nfe}", settings | {"tau": None, "eta": 0.0}, table, own)
+    return _guided(cell, guidance, guidance_interval)
+
+
+def _guided(cell: Cell, guidance: float | None, interval: Sequence[float] | None) -> Cell:
     if guidance is None:
-        return Cell(name, settings, table, own)
-    name += f"-guidance{guidance:g}"
-    if guidance_interval is not None:
-        guidance_interval = tuple(guidance_interval)
-        name += "-t" + "-".join(f"{t:g}" for t in guidance_interval)
-    return Cell(name, settings, guided(table, guidance, guidance_interval), own, guidance, guidance_interval)
+        return cell
+    interval = None if interval is None else tuple(interval)
+    name = f"{cell.name}-guidance{guidance:g}" + (
+        "" if interval is None else "-t" + "-".join(f"{t:g}" for t in interval)
+    )
+    table = guided(cell.table, guidance, interval)
+    return replace(cell, name=name, table=table, guidance=guidance, guidance_interval=interval)

@@ -15,7 +15,7 @@ from skipstone.solvers.reach import reach
 from skipstone.solvers.repaint import resampled
 from skipstone.solvers.restart import Restart
 from skipstone.solvers.single import DDIM, ProbabilityFlow
-from skipstone.solvers.stored import Stored
+from skipstone.solvers.stored import Fitted, Stored
 from skipstone.solvers.table import Solver, StepTable
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Convergence",
     "DPMSolver",
     "DPMSolverPP",
+    "Fitted",
     "Heun",
     "ProbabilityFlow",
     "Program",

@@ -1,7 +1,8 @@
-"""A table from a file, in the place of a solver."""
+"""A table from a file, in the place of a solver: one that is named, or one that was fitted to the model."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from skipstone.checked import checked
 from skipstone.process import ForwardProcess
@@ -43,3 +44,28 @@ class Stored:
             if getattr(self, key) != own:
                 raise ValueError(f"the table of {self.path} has {key}={str(own).lower()}: set solver.{key} to that.")
         return table
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The table that scripts/fit.py fitted to the model for `nfe` evaluations. Commands find it in the model's folder.
+
+    It brings its own steps, which go to clean data, and does not clip.
+    """
+
+    name: ClassVar[str] = "fitted"
+    to_data: ClassVar[bool] = True
+    clip_x0: ClassVar[bool] = False
+
+    def table(self, process: ForwardProcess, timesteps: Steps = ()) -> StepTable:
+        """Raises ValueError: whose table it is, only a command with a model knows."""
+        raise ValueError(
+            "solver=fitted is a table of one model: use it in a command with run=<key> nfe=5, or give its file, which "
+            "lies in the model's folder, to solver=table."
+        )
+
+    def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
+        """Raises ValueError."""
+        raise ValueError(
+            "solver=fitted has no encoding: its table was fitted from noise to data alone; choose another solver."
+        )

@@ -16,7 +16,7 @@ from skipstone.evaluation.metrics import Proxies
 from skipstone.evaluation.metrics.distances import frechet, frechet_replicates
 from skipstone.evaluation.metrics.jackknife import spread
 from skipstone.schedules import Polynomial
-from skipstone.solvers import DDIM, DPMSolverPP, Solver
+from skipstone.solvers import DDIM, DPMSolverPP, Fitted, Solver
 from skipstone.studies.paper.parts import Outcome, Part, Progress
 from skipstone.studies.quality.candidates import BASE, Candidate, Family, Spacing, candidate, families, spacings
 
@@ -68,7 +68,8 @@ class Race:
     @cached_property
     def parts(self) -> list[Part]:
         """The most telling first. The others are compared with the converged solution and the baseline."""
-        return [self._converged(), self._baseline(), *(self._family(family) for family in self._families)]
+        fitted = [self._fitted()] if set(self.nfes) & set(self.model.tables.nfes()) else []
+        return [self._converged(), self._baseline(), *fitted, *(self._family(family) for family in self._families)]
 
     def warm_up(self) -> tuple[float, float]:
         """(seconds until the network has compiled, its evaluations a second), from batches that nobody keeps."""
@@ -105,6 +106,16 @@ class Race:
 
         n = self.config.images
         return Part(BASELINE, n * sum(cell.nfe for cell in cells), n * len(cells), run, others_need_it=True)
+
+    def _fitted(self) -> Part:
+        """The tables that were fitted to the model: nothing is to be chosen."""
+        n, tables = self.config.images, [self.model.fitted(nfe) for nfe in self.nfes if nfe in self.model.tables.nfes()]
+        cells = [Candidate(Fitted.name, "its own", table.nfe, table) for table in tables]
+
+        def run(progress: Progress) -> Outcome:
+            return Outcome(self._measured(Fitted.name, BEST, cells, progress), {})
+
+        return Part(Fitted.name, n * sum(cell.nfe for cell in cells), n * len(cells), run)
 
     def _family(self, family: Family) -> Part:
         few, many = ([nfe for nfe in self.nfes if (nfe <= _FEW) == side] for side in (True, False))
