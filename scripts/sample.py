@@ -9,7 +9,10 @@ from skipstone.commands.cli import CONF, main
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
-    """Writes grid.png and samples.npz (float32 [n, C, H, W] in [−1, 1]), and what singles and gif ask for."""
+    """Writes grid.png, samples.npz (float32 [n, C, H, W] in [−1, 1]) and samples_adm.npz (arr_0: uint8 [n, H, W, C]).
+
+    Also what singles and gif ask for.
+    """
     settings.check(config)
     from skipstone.commands.finished import new_folder, open_model
     from skipstone.commands.grid import build_cells
@@ -40,6 +43,8 @@ def job(config: DictConfig) -> None:
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:
         np.savez(file, samples=x.cpu().numpy())
     images = to_bytes(x).cpu()
+    with files.replacing(folder / "samples_adm.npz") as path, path.open("wb") as file:
+        np.savez(file, images.permute(0, 2, 3, 1).numpy())  # arr_0
     pictures.save_grid(images, folder / "grid.png")
     if config.singles:
         for k, image in enumerate(images):

@@ -72,3 +72,12 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(tmp_path, arrays, sent
     assert sentence in done.stderr
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_held_out_images_score_their_floor(tmp_path):
+    done = python("scripts/distance.py", "dataset=mnist5k/held_out", "dataset=mnist5k", "--features=16",
+                  f"--outputs={tmp_path}", f"--json={tmp_path / 'd.json'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "d.json").read_text())
+    assert [row["metric"] for row in rows] == ["fd_random", "kid_random", "fd_classifier", "kid_classifier"]
+    assert all(row["value"] == pytest.approx(row["floor"]) for row in rows)
