@@ -16,6 +16,7 @@ def job(config: DictConfig) -> None:
 
     from skipstone.commands.finished import new_folder, stored_model
     from skipstone.exchange import export
+    from skipstone.report.card import card
     from skipstone.store import files, models
 
     if config.to not in export.FORMS:
@@ -36,7 +37,7 @@ def job(config: DictConfig) -> None:
     write = export.writer(config.to, net, process)
     folder = new_folder(config.out)
     write(folder)
-    files.write(folder / export.CARD, export.card(source.name, config.to, facts, cells).encode())
+    files.write(folder / "README.md", card(source.name, config.to, facts, cells).encode())
     if config.push is not None:
         export.push(folder, config.push)
     print(f"{source.name} for {config.to} in {folder}")

@@ -14,7 +14,7 @@ from skipstone.commands.cli import CONF, main
 def job(config: DictConfig) -> None:
     """Writes grid.png: `rows` pairs of start noises, `columns` images from one to the other."""
     settings.check(config)
-    from skipstone.commands.finished import new_folder, open_model
+    from skipstone.commands.finished import new_folder, open_model, require_finite
     from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
@@ -41,6 +41,7 @@ def job(config: DictConfig) -> None:
             batch_size=len(start),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    require_finite(model, cell.table, x, start=cell.table.start_scale * start)
     pictures.save_grid(to_bytes(x).cpu(), folder / "grid.png", columns=config.columns)
     print(f"{config.rows} rows between start noises, {cell.name}, in {folder}")
 

@@ -37,7 +37,7 @@ def job(config: DictConfig) -> None:
     from skipstone.studies.quality.race import Race
 
     race = Race(config, model, images)
-    ledger = Ledger(Path(config.out), page.identity(config, model, images))
+    ledger = Ledger(Path(config.out), about.identity(config, model, images, Race.SETTINGS))
     ledger.results |= {
         "model": about.model_facts(model),
         "machine": about.machine(model),

@@ -19,7 +19,7 @@ def job(config: DictConfig) -> None:
     settings.check(config)
     if config.dtype not in ("float32", "float64"):
         raise ValueError(f"dtype={config.dtype} is unknown: choose float32 or float64.")
-    from skipstone.commands.finished import new_folder, open_model, require_own_form
+    from skipstone.commands.finished import new_folder, open_model, require_finite, require_own_form
     from skipstone.commands.grid import make_schedule
 
     model, config = open_model(config)
@@ -66,11 +66,16 @@ def job(config: DictConfig) -> None:
 
     x0 = to_unit(pick(images.held_out, config.n)).to(model.device, dtype)
 
+    def run(table: solvers.StepTable, start: torch.Tensor) -> torch.Tensor:
+        x = engine.sample(net, table, start=start, dtype=dtype)
+        require_finite(model, table, x, start=start)
+        return x
+
     def encoded(tau: int) -> torch.Tensor:
-        return engine.sample(net, solver.encode_table(process, visited(tau)), start=x0, dtype=dtype)
+        return run(solver.encode_table(process, visited(tau)), x0)
 
     def decoded(tau: int, z: torch.Tensor) -> torch.Tensor:
-        return engine.sample(net, solver.table(process, visited(tau)), start=z, dtype=dtype)
+        return run(solver.table(process, visited(tau)), z)
 
     def errors(x: torch.Tensor) -> dict[str, float]:
         """mse of pixels in [0, 1]; rms and max in [−1, 1]."""
@@ -98,7 +103,7 @@ def job(config: DictConfig) -> None:
     if explicit and config.exact:
         steps = schedules.Polynomial(min(_FINE, process.num_steps))(process.num_steps)
         fine_solver = solvers.DPMSolverPP(2, to_data=solver.to_data)
-        fine = engine.sample(net, fine_solver.encode_table(process, steps), start=x0, dtype=dtype)
+        fine = run(fine_solver.encode_table(process, steps), x0)
     for tau in track(config.exact, "inverting", transient=True):
         if explicit:
             rows.append({"method": "explicit", "tau": tau, **undone(tau)})
@@ -106,7 +111,7 @@ def job(config: DictConfig) -> None:
         steps = inner.table(process, visited(tau))
         z, solved = engine.invert(net, steps, x0)
         evaluations = sum(row.evaluations for row in solved) + steps.nfe
-        error = errors(engine.sample(net, steps, start=z, dtype=dtype))
+        error = errors(run(steps, z))
         coarse = [f"{row.t}-{row.p}" for row in solved if not row.converged]
         rows.append({"method": "exact", "tau": tau, "nfe": steps.nfe, "evaluations": evaluations, **error})
         if coarse:

@@ -14,7 +14,7 @@ def job(config: DictConfig) -> None:
     Also what singles and gif ask for.
     """
     settings.check(config)
-    from skipstone.commands.finished import new_folder, open_model
+    from skipstone.commands.finished import new_folder, open_model, require_finite
     from skipstone.commands.grid import build_cells
 
     model, config = open_model(config)
@@ -40,6 +40,7 @@ def job(config: DictConfig) -> None:
             batch_size=min(config.n, config.batch_size),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    require_finite(model, cell.table, x, seed=config.seed)
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:
         np.savez(file, samples=x.cpu().numpy())
     images = to_bytes(x).cpu()

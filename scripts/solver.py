@@ -19,13 +19,13 @@ def job(config: DictConfig) -> None:
 
     from skipstone.commands.finished import new_folder
     from skipstone.commands.grid import choose_taus
-    from skipstone.process import ForwardProcess
+    from skipstone.process import process_of
     from skipstone.report import terminal
     from skipstone.report.coefficients import save_coefficients
     from skipstone.solvers import amplification, between_noise, prove, save_table
     from skipstone.store import files
 
-    process = ForwardProcess(instantiate(config.noise))
+    process = process_of(instantiate(config.noise))
     choose_taus(config, process)
     solver, schedule = instantiate(config.solver), instantiate(config.schedule)
     table = solver.table(process, schedule(process.num_steps))

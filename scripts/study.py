@@ -56,7 +56,7 @@ def job(config: DictConfig) -> None:
     findings += study.cells(results, floors)
     folder = new_folder(config.out)
     rows = study.summary(findings, floors)
-    csv.write_rows(rows, folder / "study.csv")
+    csv.write_rows(rows, folder / "study.csv", ours=floors.names)
     csv.write_csv(results, folder / "evaluation.csv")
     save_study(findings, folder / "study.png")
     title = f"{images.name}, {config.n} images: rank correlation, and the level from which on it is seen"

@@ -39,7 +39,8 @@ def job(config: DictConfig) -> None:
     images = instantiate(config.dataset)
     for net in filter(None, (model, baseline)):
         require_training_data(net, images)
-    ledger = Ledger(Path(config.out), about.identity(config, model, baseline, images, model.trainer["precision"]))
+    beside = None if baseline is None else about.weights_of(baseline)
+    ledger = Ledger(Path(config.out), about.identity(config, model, images, Tables.SETTINGS, baseline=beside))
     before = {"start and data": spent()}
     tables = Tables(config, model, images, baseline)
     accuracy = about.classifier_accuracy(tables.proxies)

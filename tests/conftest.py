@@ -29,6 +29,19 @@ def net():
     return net
 
 
+@pytest.fixture
+def two_peaks(process):
+    """ε of data whose every pixel is N(±1, 0.3²)."""
+
+    def eps(x, t):
+        alpha_bar = process.alpha_bar(t).view(-1, 1, 1, 1).to(x.dtype)
+        variance = 0.09 * alpha_bar + 1 - alpha_bar
+        mean = torch.tanh(alpha_bar.sqrt() * x / variance)
+        return (1 - alpha_bar).sqrt() * (x - alpha_bar.sqrt() * mean) / variance
+
+    return eps
+
+
 @pytest.fixture(scope="session")
 def composed():
     """Hydra's composition, as train.py or another command gets it: composed("schedule=exp", ..., config="sample")."""

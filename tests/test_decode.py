@@ -1,5 +1,6 @@
 """Image files as pixels: bits, sizes, memory, and what is kept of them."""
 
+import json
 import logging
 import os
 import shutil
@@ -252,9 +253,9 @@ def test_pixels_changed_under_the_same_names_sizes_and_times_are_read(photos, tm
 def kept_with(change):
     def damage(path):
         with safe_open(path, "pt") as kept:
-            images, about = kept.get_tensor("images").clone(), kept.metadata()
-        images, about = change(images, dict(about))
-        save_file({"images": images.contiguous()}, path, about)
+            images, about = kept.get_tensor("images").clone(), json.loads(kept.metadata()["about"])
+        images, about = change(images, about)
+        save_file({"images": images.contiguous()}, path, {"about": json.dumps(about)})
 
     return damage
 
@@ -279,7 +280,7 @@ DAMAGE = {
     "another type": kept_with(lambda images, about: (images.view(torch.int8), about)),
     "other pixels": kept_with(lambda images, about: (images + 1, about)),
     "another order": kept_with(lambda images, about: (images.flip(0), about)),
-    "no digest": kept_with(lambda images, about: (images, {"made_from": about["made_from"], "bits": ""})),
+    "no digest": kept_with(lambda images, about: (images, {"of": about["of"], "bits": ""})),
     "no record": kept_with(lambda images, about: (images, {})),
     "no number of bits": kept_with(lambda images, about: (images, about | {"bits": "x"})),
     "a pipe in its place": link_to_a_pipe,

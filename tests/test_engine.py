@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -136,3 +138,31 @@ def test_a_sample_on_the_gpu_is_the_one_on_the_cpu(net, table):
     on_gpu = engine.sample(net.cuda(), table, 8, SHAPE, dtype=torch.float64)
     assert on_gpu.is_cuda
     assert (on_gpu.cpu() - reference).norm() / reference.norm() < 1e-9
+
+
+@pytest.mark.parametrize("clip_x0", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("packed", [False, True])
+def test_samples_that_are_not_finite_are_named_with_their_first_t(process, clip_x0, value, packed):
+    def model(x, t):  # sample 1 alone is bright, from the start to the end
+        sick = (t == 500) & (x.mean(dim=(1, 2, 3)) > 0)
+        return torch.where(sick[:, None, None, None], value, 0.1 * x)
+
+    table = solvers.DDIM(clip_x0=clip_x0).table(process, [0, 250, 500, 750, 999])
+    start = torch.rand(3, 1, 4, 4) * torch.tensor([-1.0, 1.0, -1.0]).view(3, 1, 1, 1)
+    x = engine.sample_many(model, [table], start=start)[0] if packed else engine.sample(model, table, start=start)
+    lost = engine.not_finite(model, table, x, start=start)
+    assert (lost.samples, lost.total, lost.t) == ([1], 3, 500)
+    assert str(lost).startswith("1 of 3 samples (1) are not finite")
+    assert engine.not_finite(model, table, x[[0, 2]], start=start[[0, 2]]) is None
+
+
+def test_clipping_leaves_finite_numbers_as_they_are(process):
+    table = solvers.DDIM(clip_x0=True).table(process, [0, 250, 500, 750, 999])
+    x = start = torch.randn(3, 1, 4, 4)
+    for i in range(len(table.t)):
+        signal, noise, a, b = (
+            float(column[i]) for column in (table.sqrt_alpha_bar, table.sqrt_one_minus_alpha_bar, table.a, table.b)
+        )
+        x = a * x + b * ((x - noise * (0.1 * x)) / signal).clamp(-1, 1)
+    assert torch.equal(engine.sample(lambda x, t: 0.1 * x, table, start=start), x)

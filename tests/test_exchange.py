@@ -3,12 +3,14 @@
 import json
 import os
 import pickle
+import re
 
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from official import Official
 from safetensors.torch import load_file, save_file
+from shell import ROOT
 
 import skipstone
 from skipstone import ForwardProcess, UNet, VelocityUNet, adapt, engine, noise, schedules, solvers
@@ -187,6 +189,24 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, monkeypatch, name):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_malicious_file_in_a_folder_of_diffusers_runs_nothing(theirs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(Evil(), tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"nothing in it is run: it names .*system\."):
+        skipstone.load(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_pages_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "networks.md").read_text(), re.DOTALL)
+    told = {}
+    exec(example, told)
+    assert told["x"].shape == (4, 3, 32, 32)
+    assert told["x"].isfinite().all()
+
+
 def spoiled(folder, theirs, part, **changes):
     DDIMPipeline(theirs, DDIMScheduler()).save_pretrained(folder)
     path = folder / part
@@ -199,6 +219,9 @@ def spoiled(folder, theirs, part, **changes):
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "betas 'sigmoid', which are not supported"),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "predicts 'flow', which is not supported"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "alpha_bar = 0"),
+        ("unet/config.json", {"block_out_channels": None}, "does not describe a UNet2DModel"),
+        ("unet/config.json", {"block_out_channels": []}, "does not describe a UNet2DModel"),
+        ("unet/config.json", {"sample_size": None}, "is of images None: square ones are supported"),
         ("unet/config.json", {"_class_name": "UNet1DModel"}, "is of a UNet1DModel, which is not supported"),
         (
             "unet/config.json",

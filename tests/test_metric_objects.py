@@ -10,6 +10,7 @@ import torch
 from cells import make_grid, make_result
 from hydra.utils import instantiate
 from safetensors import safe_open
+from safetensors.torch import save_file
 from test_page import make_page
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -18,7 +19,6 @@ from skipstone.data import ImageSet
 from skipstone.evaluation import metrics, results
 from skipstone.evaluation.metrics import Measured, Metric, jackknife
 from skipstone.evaluation.metrics.metric import flatten, leading, read
-from skipstone.store import files
 
 
 def features(n, d, shift=0.0, seed=0):
@@ -129,12 +129,12 @@ def test_results_keep_replicates_and_direction_and_those_of_an_earlier_version_s
     assert after.row == {"model": "some-model", **result.row}
     path = next(tmp_path.iterdir())
     with safe_open(path, "pt") as file:
-        told = json.loads(file.metadata()["results"])
+        told = json.loads(json.loads(file.metadata()["about"])["results"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del told[0]["measured"]
     missing = ("solver_rmse_median", "solver_rmse_std", "fd_random_std")  # columns that it did not have
     told[0]["row"] = {name: value for name, value in after.row.items() if name not in missing}
-    files.write_tensors(tensors, path, {"results": json.dumps(told), "command": "python train.py"})
+    save_file(tensors, path, {"results": json.dumps(told), "command": "python train.py"})
     (old,) = results.load(tmp_path)
     assert old.row == after.row | dict.fromkeys(missing)
     assert old.facts == after.facts

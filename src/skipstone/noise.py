@@ -10,13 +10,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
+
+_MOST_STEPS = 10**6
 _LARGEST = 0.999  # of a rescaled β, as `cosine` has it
 
 
 def _require_steps(num_steps: int) -> None:
-    if not isinstance(num_steps, int) or num_steps < 2:
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 2 <= num_steps <= _MOST_STEPS:
         raise ValueError(
-            f"noise.num_steps={num_steps!r} must be an integer of at least 2: the length T of the diffusion."
+            f"noise.num_steps={num_steps!r} must be an integer of at least 2, and at most {_MOST_STEPS}: the length T "
+            "of the diffusion."
         )
 
 
@@ -30,6 +34,7 @@ def _rescaled(betas: Tensor, rescale: bool) -> Tensor:
     return (betas * (1000 / len(betas))).clamp(max=_LARGEST) if rescale else betas
 
 
+@checked
 def linear(num_steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, rescale: bool = False) -> Tensor:
     """β rises linearly from beta_1 to beta_T (Ho et al. 2020, section 4). Returns float64 [T].
 
@@ -41,6 +46,7 @@ def linear(num_steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, re
     return _rescaled(torch.linspace(beta_1, beta_T, num_steps, dtype=torch.float64), rescale)
 
 
+@checked
 def scaled_linear(
     num_steps: int = 1000, beta_1: float = 8.5e-4, beta_T: float = 0.012, rescale: bool = False
 ) -> Tensor:
@@ -54,11 +60,13 @@ def scaled_linear(
     return _rescaled(roots**2, rescale)
 
 
+@checked
 def given(betas: Sequence[float]) -> Tensor:
     """These β, such as those that came with a network from elsewhere. Returns float64 [T]."""
     return torch.tensor(list(betas), dtype=torch.float64)
 
 
+@checked
 def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Tensor:
     """ᾱ falls as a squared cosine (Nichol & Dhariwal 2021, Eq. 17). Returns float64 [T].
 
@@ -66,9 +74,9 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999
     beta_max: the largest β, in (0, 1). Without it the last β would be 1.
     """
     _require_steps(num_steps)
-    if not 0 < beta_max < 1 or offset < 0:
+    if not 0 < beta_max < 1 or not 0 <= offset < math.inf:
         raise ValueError(
-            f"noise.beta_max={beta_max} must lie in (0, 1) and noise.offset={offset} must not be negative."
+            f"noise.beta_max={beta_max} must lie in (0, 1) and noise.offset={offset} must be at least 0, and finite."
         )
     u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2

@@ -13,11 +13,14 @@ import math
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
+
 
 class ForwardProcess:
     """A Gaussian diffusion of `num_steps` steps.
 
-    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others.
+    betas: float [T], each in (0, 1): see `skipstone.noise`. Raises ValueError for others, and where ᾱ of the last step
+           is 0 in float32.
     Attributes `betas`, `alphas` and `alpha_bars` are float64 [T] on the CPU.
     """
 
@@ -32,8 +35,10 @@ class ForwardProcess:
         # log ᾱ keeps both ᾱ and 1 − ᾱ = −expm1(log ᾱ) accurate where the other is close to 1. Row t+1 holds step t.
         self._log_alpha_bars = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.alpha_bars = self._log_alpha_bars[1:].exp()
-        if self.alpha_bars[-1] == 0:
-            raise ValueError("these betas end in alpha_bar = 0, at which no image is left: use smaller or fewer betas.")
+        if self.alpha_bars[-1].float() == 0:
+            raise ValueError(
+                "these betas end in alpha_bar = 0 in float32, at which no image is left: use smaller or fewer betas."
+            )
         self._logs: dict[torch.device, Tensor] = {}
         self._roots: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -44,7 +49,10 @@ class ForwardProcess:
 
     def log_alpha_bar(self, t: float | Tensor) -> Tensor:
         """log ᾱ_t: float64, of the shape of `t`; t in −1 … T−1, integer or real."""
-        t = torch.as_tensor(t, device="cpu", dtype=torch.float64 if isinstance(t, float) else None)
+        try:
+            t = torch.as_tensor(t, device="cpu", dtype=torch.float64 if isinstance(t, float) else None)
+        except (TypeError, ValueError, RuntimeError):  # RuntimeError: what it has no type for
+            raise ValueError(f"t={t!r} is not allowed: t must be a number or a tensor of numbers.") from None
         if not t.is_floating_point():
             self._require(t)
             return self._log_alpha_bars[t + 1]
@@ -74,11 +82,14 @@ class ForwardProcess:
         ends = (self._logs[t.device][before + row] for row in (1, 2))  # row t+1 holds step t
         return torch.lerp(*ends, t - before)
 
+    @checked
     def step_at(self, log_alpha_bar: Tensor) -> Tensor:
         """The real t of this log ᾱ, the inverse of `log_alpha_bar`: float64 in −1 … T−1, of the argument's shape.
 
         What lies beyond the process's own ends is put there.
         """
+        if bool(log_alpha_bar.isnan().any()):
+            raise ValueError("log_alpha_bar must be numbers, and nan is none.")
         falling = -self._log_alpha_bars
         wanted = -log_alpha_bar.double()
         after = torch.searchsorted(falling, wanted.contiguous()).clamp(1, self.num_steps)  # rows: row t+1 holds step t
@@ -97,26 +108,37 @@ class ForwardProcess:
         eps: standard normal noise, like x0.
         Raises ValueError for another t and for images of integers; on a GPU another t is the device's own error.
         """
-        signal, noise = self._signal_and_noise(x0, t)
+        signal, noise = self._signal_and_noise(x0, t, eps)
         return signal * x0 + noise * eps
 
     def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The clean image that (x_t, eps) implies (Song et al. 2021, Eq. 9). Shapes as for `diffuse`."""
-        signal, noise = self._signal_and_noise(x_t, t)
+        signal, noise = self._signal_and_noise(x_t, t, eps)
         return (x_t - noise * eps) / signal
 
     def predict_eps(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """The noise that (x_t, x0) implies: `predict_x0` solved for eps. Shapes as for `diffuse`; t in 0 … T−1."""
-        signal, noise = self._signal_and_noise(x_t, t)
+        signal, noise = self._signal_and_noise(x_t, t, x0)
         if t.device.type == "cpu" and bool((t < 0).any()):
             raise ValueError("t=-1 is clean data, which holds no noise to predict: t must be in 0 ... T-1.")
         return (x_t - signal * x0) / noise
 
-    def _signal_and_noise(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1−ᾱ_t) as [N, 1, …] of x's dtype. Each device keeps both, so that no gather waits for the host."""
+    def _signal_and_noise(self, x: Tensor, t: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1−ᾱ_t) as [N, 1, …] of x's dtype. Each device keeps both, so that no gather waits for the host.
+
+        other: what is mixed with x, and must be like it.
+        """
+        if not (isinstance(x, Tensor) and isinstance(t, Tensor) and isinstance(other, Tensor)):
+            kinds = ", ".join(type(each).__name__ for each in (x, t, other))
+            raise ValueError(f"images, t and what is mixed with them must be tensors, got {kinds}.")
+        if other.shape != x.shape or t.shape != x.shape[:1]:
+            raise ValueError(
+                f"images and what is mixed with them must have one shape, and t one number an image, got shapes "
+                f"{tuple(x.shape)}, {tuple(other.shape)} and {tuple(t.shape)}."
+            )
         if not x.is_floating_point():
             raise ValueError(f"images must be float in the [-1, 1] scale, got {x.dtype}: use x / 127.5 - 1 for bytes.")
-        if t.is_floating_point():
+        if t.is_floating_point() or t.dtype == torch.bool:
             raise self._wrong(t)
         if x.device not in self._roots:
             roots = (torch.exp(0.5 * self._log_alpha_bars), torch.sqrt(-torch.expm1(self._log_alpha_bars)))
@@ -130,7 +152,7 @@ class ForwardProcess:
 
     def _require(self, t: Tensor) -> None:
         """Raise ValueError unless every t is a step of this process, or −1."""
-        if t.is_floating_point() or bool((t < -1).any()) or bool((t >= self.num_steps).any()):
+        if t.is_complex() or t.dtype == torch.bool or bool((t < -1).any()) or bool((t >= self.num_steps).any()):
             raise self._wrong(t)
 
     def _wrong(self, t: Tensor) -> ValueError:

@@ -16,6 +16,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
+from skipstone.store import tensors
+from skipstone.store.key import model_key
+
 
 @dataclass(frozen=True)
 class Room:
@@ -129,6 +132,39 @@ def configured(**changes: object) -> Prepare:
         OmegaConf.save(config, room.model / "config.yaml")
 
     return prepare
+
+
+def claimed(**changes: object) -> Prepare:
+    """The same, and weights that say that they are of that other network, as in a model that is sent to do harm."""
+
+    def prepare(room: Room) -> None:
+        configured(**changes)(room)
+        key = model_key(OmegaConf.to_container(OmegaConf.load(room.model / "config.yaml")))
+        path = room.model / "ema.safetensors"
+        tensors.write(tensors.read(path).tensors, path, {"model": key})
+
+    return prepare
+
+
+def unnamed(**changes: object) -> Prepare:
+    """Weights as the first version wrote them, which did not say whose they are."""
+
+    def prepare(room: Room) -> None:
+        configured(**changes)(room)
+        path = room.model / "ema.safetensors"
+        save_file(tensors.read(path).tensors, path)
+
+    return prepare
+
+
+def link_to(target: str) -> Callable[[Path], object]:
+    """A link in the place of what is there."""
+
+    def link(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+    return link
 
 
 def written(name: str, content: str | bytes) -> Prepare:

@@ -29,6 +29,7 @@ SMALL_SCRIPT = {
 NOT_HERE = {
     "dataset=cifar10": "downloads CIFAR-10",
     "experiment=cifar10": "downloads CIFAR-10 and wants a GPU",
+    "path/to/": "wants a folder of diffusers, or of a run; test_exchange_commands.py types both",
     "own_": "wants the page's own files; test_extending.py types it",
     "<folder>": "wants CIFAR-10 as a folder",
     "dataset=mnist": "downloads MNIST",

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from karras import Karras, pickled
+from nichol import Nichol
+from safetensors.torch import save_file
 from shell import python
 from test_exchange import PAPER
 
-from skipstone import engine, load, schedules, solvers
+from skipstone import UNet, engine, load, schedules, solvers
+from skipstone.exchange import names
 
 SMALL = {"sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1}
 SMALL |= {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
@@ -70,17 +74,72 @@ def test_a_model_goes_to_diffusers_and_comes_back_as_itself(tmp_path):
     net = UNet2DModel(**SMALL, **PAPER, block_out_channels=(128, 128)).eval()
     DDIMPipeline(net, DDIMScheduler(clip_sample=False, trained_betas=[0.01] * 700)).save_pretrained(tmp_path / "theirs")
     where = f"paths.outputs={tmp_path}"
-    done = python("scripts/export.py", f"run={tmp_path / 'theirs'}", f"out={tmp_path / 'out'}", "license=mit", where)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "evaluation.csv").write_text(
+        "cell,schedule,solver,tau,eta,nfe,images,solver_rmse,solver_rmse_std,fd_random,fd_random_std,fd_random_floor\n"
+        "a,exp,ddim,5,0.0,6,16,0.25,0.01,1.5,0.1,0.75\nb,exp,ddim,5,1.0,6,16,,,2.5,0.1,0.75\n"
+    )
+    words = ["license=mit", "data=faces | of *one* kind", f"cells={tmp_path / 'run'}", where]
+    done = python("scripts/export.py", f"run={tmp_path / 'theirs'}", f"out={tmp_path / 'out'}", *words)
     assert done.returncode == 0, done.stderr
     exported = DDIMPipeline.from_pretrained(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(exported.unet.parameters(), net.parameters(), strict=True))
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\n")
+    assert r"- data: faces \| of \*one\* kind" in card
+    assert "| schedule | solver | tau | eta | nfe | images | solver_rmse | floor | fd_random | floor |" in card
+    assert "| exp | ddim | 5 | 0 | 6 | 16 | 0.25 | 0 | 1.5 | 0.75 |" in card
+    assert "| exp | ddim | 5 | 1 | 6 | 16 | – | 0 | 2.5 | 0.75 |" in card
 
     again = python("scripts/export.py", f"run={tmp_path / 'out'}", f"out={tmp_path / 'again'}", where)
     assert again.returncode == 0, again.stderr
     key = re.compile(r"(adopted-\w+) for diffusers in")
     assert key.search(again.stdout)[1] == key.search(done.stdout)[1]
+
+
+@pytest.mark.parametrize("kind", ["edm.pkl", "improved.pt"])
+def test_files_of_edm_and_improved_diffusion_are_sampled_and_go_as_safetensors(tmp_path, kind):
+    path, where = tmp_path / kind, f"paths.outputs={tmp_path}"
+    if kind == "edm.pkl":
+        pickled(Karras("ncsn++"), path)
+    else:
+        torch.save(Nichol().weights, path)
+    sampled = python(
+        "scripts/sample.py", f"run={path}", "schedule=trailing", "tau=4", "n=2", f"out={tmp_path / 'x'}", where
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    said = sampled.stdout + sampled.stderr
+    assert ("does not tell its betas, heads and image size. Taken are 4000 cosine" in said) == (kind == "improved.pt")
+    net, process = load(path)
+    table = solvers.DDIM().table(process, schedules.Trailing(tau=4)(process.num_steps))
+    expected = engine.sample(net, table, n=2, shape=(3, net.image_size, net.image_size), seed=0, batch_size=2)
+    assert (
+        np.abs(np.load(tmp_path / "x" / "samples.npz")["samples"] - expected.numpy()).max()
+        < 1e-4 * expected.abs().max()
+    )
+
+    out = tmp_path / "out"
+    exported = python("scripts/export.py", f"run={path}", "to=safetensors", f"out={out}", where)
+    assert exported.returncode == 0, exported.stderr
+    (folder,) = (tmp_path / "models").glob("adopted-*/config.yaml")
+    again, _ = load(out / "model.safetensors", like=folder)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in net.state_dict().items())
+
+
+def test_an_official_checkpoint_and_weights_alone_are_sampled_by_their_paths(tmp_path):
+    torch.manual_seed(0)
+    net = UNet(32, 3, base=32, multipliers=(1, 2), blocks=1, attention=(16,))
+    torch.save([net.state_dict(), {}, 1, 1, names.from_ours(net, names.official)], tmp_path / "model-1.ckpt")
+    where = [f"paths.outputs={tmp_path}", "schedule=trailing", "tau=3", "n=1"]
+    done = python("scripts/sample.py", f"run={tmp_path / 'model-1.ckpt'}", f"out={tmp_path / 'x'}", *where)
+    assert done.returncode == 0, done.stderr
+    (key,) = [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()]
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    alone = [f"run={tmp_path / 'w.safetensors'}", f"like={tmp_path / 'models' / key}", f"out={tmp_path / 'y'}"]
+    again = python("scripts/sample.py", *alone, *where)
+    assert again.returncode == 0, again.stderr
+    first, second = (np.load(tmp_path / folder / "samples.npz")["samples"] for folder in "xy")
+    assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize(

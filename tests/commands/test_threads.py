@@ -14,9 +14,10 @@ LOADS_TORCH = {
     "train.py": ["experiment=smoke", "logger=none", "tau=0"],
     "scripts/benchmark.py": ["training", "experiment=smoke", "trainer.accelerator=tpu"],
     "scripts/report.py": ["sweep"],
+    "scripts/solver.py": ["nfe=5", "out=."],
     **{
         f"scripts/{name}.py": ["run=none"]
-        for name in ("evaluate", "interpolate", "reconstruct", "sample", "study", "tables")
+        for name in ("evaluate", "export", "interpolate", "quality", "reconstruct", "sample", "study", "tables")
     },
 }
 

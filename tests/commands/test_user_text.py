@@ -12,7 +12,7 @@ from shell import ROOT, python, summary_of
 from test_page import CHROME, browse
 
 from skipstone import ForwardProcess, noise, schedules, solvers
-from skipstone.commands.sweeps.folder import _quoted
+from skipstone.commands.words import quoted
 from skipstone.report import csv as written
 from skipstone.report import curves, markdown, pictures, sheet, terminal
 from skipstone.solvers import save_table
@@ -46,7 +46,7 @@ def sweep(tmp_path_factory):
     table = solvers.DDIM().table(process, schedules.Linspace(tau=3)(20))
     for name in NAMES:
         save_table(table, folder / f"{name}.json")
-    paths = ",".join(_quoted(f"{name}.json") for name in NAMES)
+    paths = ",".join(quoted(f"{name}.json") for name in NAMES)
     words = ["solver=table", "schedule=custom", "schedule.timesteps=[]", f"solver.path={paths}"]
     words += ["tau=null", "evaluation.training.taus=[null]", "evaluation.images=10"]
     tracked = ["logger.project='x^$'", f"paths.outputs={folder}/outputs", f"hydra.sweep.dir={folder}/swept"]
@@ -141,6 +141,12 @@ def test_what_a_spreadsheet_would_compute_is_text_in_csv(value, cell, tmp_path):
     written.write_rows([{"a": value, "+b": 1}], tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["a", "'+b"], [cell, "1"]]
+
+
+def test_a_text_of_ours_stays_as_it_is_in_csv(tmp_path):
+    written.write_rows([{"a": "+1.00, from 0.2", "b": "+1.00, from 0.2"}], tmp_path / "rows.csv", ours=["a"])
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["a", "b"], ["+1.00, from 0.2", "'+1.00, from 0.2"]]
 
 
 def test_what_is_named_is_text_in_markdown():

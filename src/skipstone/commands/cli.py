@@ -29,10 +29,14 @@ from skipstone.commands.words import MULTIRUN, readable
 # Errors of the place that is written to, and what to do about them
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
+_GONE = (errno.ENOENT, errno.ESTALE)
 _ADVICE = {
     **dict.fromkeys(_NO_ROOM, "make room or get access there, or set paths.outputs to another folder"),
     **dict.fromkeys(_IN_THE_WAY, "move what is in the way there, or name another folder"),
+    **dict.fromkeys(_GONE, "it was removed meanwhile, or a link leads nowhere: put it back or remove the link"),
+    errno.ELOOP: "links lead in a circle there: remove them",
 }
+_OTHERWISE = "see what is wrong there, or name another place"
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
 # and shows its traceback.
@@ -60,6 +64,9 @@ def main(job: Callable[[], None]) -> None:
             stream.reconfigure(errors="replace")  # a terminal that knows few letters must not cost a run its end
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in MULTIRUN)  # Hydra takes -m at an end alone
     try:
+        for text in (*sys.argv[1:], os.getcwd()):
+            if not _encodable(text):  # no log can hold it
+                raise ValueError(_not_utf8(text))
         sys.argv[1:] = readable(sys.argv[1:])
         job()
     except BrokenPipeError:  # of `--help | head`: nobody reads on
@@ -78,9 +85,18 @@ def main(job: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sentence(error: BaseException) -> str:
     """One line that says what is wrong and what to do."""
-    return " ".join(line.strip() for line in _sentence(error).splitlines() if line.strip())
+    text = re.sub(r"\[Errno -?\d+\] ?", "", _sentence(error))  # of an error that another one quotes
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _sentence(error: BaseException) -> str:
@@ -101,11 +117,19 @@ def _sentence(error: BaseException) -> str:
         return f"{error.override} cannot be read: write key=value, a list as 'key=[1,2]', other signs as \"key='…'\"."
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         return f"{error.full_key} has no value: set {error.full_key}=<value>."
-    if isinstance(error, OSError) and error.errno in _ADVICE:
+    if isinstance(error, OSError) and error.strerror and error.errno:
         where = f" at {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}: {_ADVICE[error.errno]}."
+        return f"{error.strerror}{where}: {_ADVICE.get(error.errno, _OTHERWISE)}."
+    if isinstance(error, UnicodeEncodeError):
+        return _not_utf8(error.object)
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file that must be text is not UTF-8, where it reads {error.object[:40]!r}: repair or remove it."
     text = re.sub(r"\s+(full_key|object_type|reference_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
     return text.removeprefix("ValueError raised while resolving interpolation: ")
+
+
+def _not_utf8(text: str) -> str:
+    return f"{ascii(text)[1:-1]} is not UTF-8: rename that file or folder."
 
 
 def _composition_sentence(error: ConfigCompositionException) -> str:

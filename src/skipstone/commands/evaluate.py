@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from skipstone import engine
-from skipstone.commands.finished import OpenedModel
+from skipstone.commands.finished import REMEDY, OpenedModel
 from skipstone.commands.plan import keep
 from skipstone.data import ImageSet
 from skipstone.evaluation import metrics
@@ -25,7 +25,8 @@ from skipstone.evaluation.cells import Cell
 from skipstone.evaluation.evaluate import Result, evaluate
 from skipstone.evaluation.fine import FineSolution
 from skipstone.network import compiling
-from skipstone.report import csv, curves, page, pictures, sheet, terminal, tracking
+from skipstone.report import csv, curves, page, pictures, rows, sheet, terminal, tracking
+from skipstone.report.decoration import decoration
 from skipstone.store import files
 
 if TYPE_CHECKING:
@@ -105,21 +106,24 @@ def review(
     memory = held_against.memory(own.samples)
     path = _write(results, own, memory, model, held_against, folder, config, command)
     plain = {**OmegaConf.to_container(config, resolve=True), "trainer": model.trainer, "nfe": own.facts["nfe"]}
-    logger = open_tracker(config, plain, folder, job_type, None, group)
-    if logger is not None:
-        from skipstone.report import dashboard  # imports Lightning
+    with decoration("what the tracker is told", OSError):
+        logger = open_tracker(config, plain, folder, job_type, None, group)
+        if logger is not None:
+            from skipstone.report import dashboard  # imports Lightning
 
-        finished = False
-        try:
-            dashboard.log_review(logger, results)
-            finished = True
-        finally:  # a multirun's next job would go on in a run that was left open
-            tracking.finish(logger, finished)
+            ended = False
+            try:
+                dashboard.log_review(logger, results)
+                ended = True
+            finally:  # a multirun's next job would go on in a run that was left open
+                tracking.finish(logger, ended)
     losses = curves.read_losses(model.folder / "metrics.csv")
     about = archive.About(replace(training or archive.Training(), losses=losses), memory)
     archive.save(results, model.folder.name, command, folder, about)
     terminal.print_table(results)
     print(f"Look next at {path} (model: {model.folder})")
+    if own.lost is not None:
+        raise ValueError(f"{own.name}: {own.lost}; {path} has what there is. {REMEDY}")
     return results
 
 
@@ -136,11 +140,15 @@ def _write(
     """Everything for the eye; returns the path of the page, which holds all of it."""
     csv.write_csv(results, folder / "evaluation.csv")
     for result in results:
-        pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
-    curves.save_curves(results, folder / "curves.png")
-    sheet.save_sheet(results, folder / "contact.png")
-    metrics_csv = model.folder / "metrics.csv"
-    training = keep("curve", metrics_csv, lambda: curves.training_curve(metrics_csv))
+        with decoration(f"the picture of {result.name}"):
+            pictures.save_grid(result.samples, folder / "samples" / f"{result.name}.png")
+    with decoration("curves.png"):
+        curves.save_curves(results, folder / "curves.png")
+    with decoration("contact.png"):
+        sheet.save_sheet(results, folder / "contact.png")
+    metrics_csv, training = model.folder / "metrics.csv", None
+    with decoration("the curve of the training"):
+        training = keep("curve", metrics_csv, lambda: curves.training_curve(metrics_csv))
     if training is not None:
         files.write(folder / "training_curve.png", training.png)
     story = page.Story(
@@ -149,16 +157,16 @@ def _write(
         command=command,
         training_curve=training and training.embedded,
         neighbours=_neighbours(own, memory, held_against, model.device),
-        notes=_notes(config.evaluation.images, own, held_against.proxies),
+        notes=_notes(config.evaluation.images, own, results, held_against.proxies),
     )
     return page.write_page(results, folder, story)
 
 
-def _notes(wanted: int, own: Result, proxies: metrics.Proxies) -> list[str]:
+def _notes(wanted: int, own: Result, results: Sequence[Result], proxies: metrics.Proxies) -> list[str]:
     """What a reader ought to know before the numbers."""
     n = own.facts["images"]
     fewer = f"{n} images a cell instead of the {wanted} asked for: no more real images are held out for the floor."
-    return [*([fewer] if n < wanted else []), *proxies.left_out]
+    return [*([fewer] if n < wanted else []), *proxies.left_out, *rows.lost(results)]
 
 
 def _neighbours(

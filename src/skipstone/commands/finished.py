@@ -12,19 +12,22 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from skipstone import exchange
+from skipstone import engine, exchange
 from skipstone.commands.grid import choose_taus
 from skipstone.evaluation import results
 from skipstone.fitting.gits import KeptCosts
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Costs
+from skipstone.solvers import StepTable
 from skipstone.store import models
 
 if TYPE_CHECKING:
     from skipstone.data import ImageSet
 
 log = logging.getLogger(__name__)
+
+REMEDY = "Take other weights, or a finer precision (precision=32-true)."
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,17 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
     shape = (net.channels, net.image_size, net.image_size)
     placed = placement.place(net, trainer, process.num_steps)
     return OpenedModel(placed, process, shape, folder, trainer), config
+
+
+def require_finite(
+    model: OpenedModel, table: StepTable, x: torch.Tensor, *, seed: int = 0, start: torch.Tensor | None = None
+) -> None:
+    """Warn where samples are not finite, and raise ValueError where none is. Arguments as for engine.not_finite."""
+    lost = engine.not_finite(model.net, table, x, seed=seed, start=start)
+    if lost is not None and lost.all:
+        raise ValueError(f"{lost}; nothing is written. {REMEDY}")
+    if lost is not None:
+        log.warning("%s. %s", lost, REMEDY)
 
 
 def stored_model(config: DictConfig) -> tuple[Path, nn.Module, ForwardProcess]:

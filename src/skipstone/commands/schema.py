@@ -29,6 +29,11 @@ _PASSED = {
 }
 
 
+def refusal(key: str, value: Any, allowed: str) -> ValueError:
+    """The error of a setting that has another value than is allowed."""
+    return ValueError(f"{key}={repr(value) if isinstance(value, str) else value} is not allowed: it is {allowed}.")
+
+
 def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Every key in nested settings, by its full name."""
     for key, value in node.items():

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from skipstone.commands import trackers, trainer
-from skipstone.commands.schema import CONF, require_known
+from skipstone.commands.schema import CONF, refusal, require_known
 from skipstone.commands.words import PATHS
 
 
@@ -137,11 +137,11 @@ def check(config: DictConfig) -> None:
 def _check_kinds(config: DictConfig) -> None:
     for key in _GROUPS:
         value = OmegaConf.select(config, key, default=_ABSENT)
-        if key == "noise" and "training" not in config:
+        if key == "noise" and "run" in config.keys():  # noqa: SIM118, which a missing value is among
             if value not in (_ABSENT, None):
-                raise _refusal(key, value, "that of the model, so leave it out")
+                raise refusal(key, value, "that of the model, so leave it out")
         elif value is not _ABSENT and not OmegaConf.is_dict(value):
-            raise _refusal(key, value, "a group of settings")
+            raise refusal(key, value, "a group of settings")
     for key in PATHS:
         value = OmegaConf.select(config, key, default=None)
         if value is not None:
@@ -154,7 +154,7 @@ def _require_path(key: str, value: Any) -> None:
     if not isinstance(value, str):
         what = "a model's key, or its folder" if key == "run" else "a path"
         name = value if isinstance(value, (int, float)) else "<name>"
-        raise _refusal(key, value, f"{what}; a folder whose name reads as a number or a list is ./{name}")
+        raise refusal(key, value, f"{what}; a folder whose name reads as a number or a list is ./{name}")
     if not value:
         raise ValueError(f"{key} is empty: name a folder, or leave {key}= out.")
 
@@ -169,7 +169,7 @@ def _check_numbers(config: DictConfig) -> None:
             OmegaConf.update(config, key, float(value))  # 0 and 0.0 are the same model
     for key, largest in _LARGEST.items():
         if OmegaConf.select(config, key, default=0) > largest:
-            raise _refusal(key, OmegaConf.select(config, key), f"an integer of at most {largest}")
+            raise refusal(key, OmegaConf.select(config, key), f"an integer of at most {largest}")
     _check_interval(config)
 
 
@@ -180,7 +180,7 @@ def _check_interval(config: DictConfig) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value <= 1 or _is_count(value)):
-        raise _refusal(key, value, "a share of the training, above 0.0 and at most 1.0, or a number of batches")
+        raise refusal(key, value, "a share of the training, above 0.0 and at most 1.0, or a number of batches")
 
 
 def _is_count(value: float) -> bool:
@@ -191,15 +191,15 @@ def _check_lists(config: DictConfig) -> None:
     for key in (*_LISTS, *_LISTS_OR_EMPTY):
         value, or_empty = OmegaConf.select(config, key, default=_ABSENT), key in _LISTS_OR_EMPTY
         if value is not _ABSENT and not (OmegaConf.is_list(value) and (or_empty or len(value))):
-            raise _refusal(key, value, "a list such as [1,2]" + ("" if or_empty else ", not empty"))
+            raise refusal(key, value, "a list such as [1,2]" + ("" if or_empty else ", not empty"))
     for key in _LISTS_OR_NULL:
         value = OmegaConf.select(config, key)
         if value is not None and not (OmegaConf.is_list(value) and len(value)):
-            raise _refusal(key, value, "null or a list such as [1,2], not empty")
+            raise refusal(key, value, "null or a list such as [1,2], not empty")
     further = OmegaConf.select(config, "evaluation.schedules")
     named = OmegaConf.is_dict(further) and all(v is None or (OmegaConf.is_list(v) and v) for v in further.values())
     if further is not None and not named:
-        raise _refusal("evaluation.schedules", further, "null or such as {quad: [10, 20], uniform: null}")
+        raise refusal("evaluation.schedules", further, "null or such as {quad: [10, 20], uniform: null}")
 
 
 def _check_words(config: DictConfig) -> None:
@@ -207,17 +207,17 @@ def _check_words(config: DictConfig) -> None:
     for key in _SWITCHES:
         value = OmegaConf.select(config, key, default=_ABSENT)
         if value is not _ABSENT and not isinstance(value, bool):
-            raise _refusal(key, value, "true or false")
+            raise refusal(key, value, "true or false")
     for key in ("trainer.compile", "compile", "trainer.kernels", "kernels", "metrics.classifier", "evaluation.grid"):
         value = OmegaConf.select(config, key, default="auto")
         if value not in ("auto", True, False):
-            raise _refusal(key, value, "auto, true or false")
+            raise refusal(key, value, "auto, true or false")
     weights = OmegaConf.select(config, "metrics.inception")
     if weights is not None and not isinstance(weights, str):
-        raise _refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")
+        raise refusal("metrics.inception", weights, "null, a path to Inception-V3's weights, or download")
     name = str(OmegaConf.select(config, "dataset.name", default="none"))
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-        raise _refusal("dataset.name", name, "a word, for it begins the name of the model's folder")
+        raise refusal("dataset.name", name, "a word, for it begins the name of the model's folder")
 
 
 def _check_choosers(config: DictConfig) -> None:
@@ -245,11 +245,7 @@ def require_number(config: DictConfig, key: str, kind: type, smallest: float) ->
     allowed = (int,) if kind is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed) or not smallest <= value < float("inf"):
         name = "an integer" if kind is int else "a number"
-        raise _refusal(key, value, f"{name} of at least {smallest}")
+        raise refusal(key, value, f"{name} of at least {smallest}")
 
 
 _ABSENT = object()
-
-
-def _refusal(key: str, value: Any, allowed: str) -> ValueError:
-    return ValueError(f"{key}={repr(value) if isinstance(value, str) else value} is not allowed: it is {allowed}.")

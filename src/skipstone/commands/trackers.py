@@ -2,9 +2,10 @@
 
 import os
 import re
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from skipstone.commands.schema import refusal
 
 _MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 _NAME = re.compile(r"[^/\\#?%:]{1,128}")
@@ -22,18 +23,14 @@ def check(config: DictConfig) -> None:
         if name is None and key == "logger.entity":
             continue
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise _refusal(key, name, r"a name of at most 128 characters, none of them / \ # ? % or :")
+            raise refusal(key, name, r"a name of at most 128 characters, none of them / \ # ? % or :")
     dataset = OmegaConf.select(config, "dataset.name", default="")
     if len(str(dataset)) > _TAG:
-        raise _refusal("dataset.name", dataset, f"at most {_TAG} characters long with logger=wandb, as it is a tag")
+        raise refusal("dataset.name", dataset, f"at most {_TAG} characters long with logger=wandb, as it is a tag")
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in _MODES:
-        raise _refusal("WANDB_MODE", mode, f"one of {', '.join(_MODES[:4])} (or unset)")
+        raise refusal("WANDB_MODE", mode, f"one of {', '.join(_MODES[:4])} (or unset)")
     for name in _IDS:
         value = os.environ.get(name)
         if value and not _ID.fullmatch(value):
-            raise _refusal(name, value, "a word without : ; , # ? / or '")
-
-
-def _refusal(name: str, value: Any, allowed: str) -> ValueError:
-    return ValueError(f"{name}={value!r} is not allowed: it is {allowed}.")
+            raise refusal(name, value, "a word without : ; , # ? / or '")

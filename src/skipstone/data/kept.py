@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import PIL
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from skipstone.data.decode import decode
 from skipstone.data.scan import File, shown
-from skipstone.store.files import replacing
+from skipstone.store import tensors
 
-_FORMAT = 2  # to be raised where the same files give other pixels
+_FORMAT = 3  # to be raised where the same files give other pixels
 
 log = logging.getLogger(__name__)
 
@@ -37,36 +34,14 @@ def read(
         return decode(paths, image_size, channels)
     made_from = _record(files, image_size, channels)
     path = Path(cache) / f"folder-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.safetensors"
-    found = _load(path, made_from, (len(files), channels, image_size, image_size))
-    if found is not None:
-        return found
+    kept = tensors.found(path, made_from)
+    if kept is not None:
+        return kept.tensors["images"], int(kept.about["bits"]) or None
     images, bits = decode(paths, image_size, channels)
-    about = {"made_from": made_from, "bits": str(bits or ""), "content": _digest(images)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            save_file({"images": images}, temporary, about)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        log.warning("the decoded images could not be kept in %s for the next time: %s", shown(path), why)
-    return images, bits
-
-
-def _load(path: Path, made_from: str, shape: tuple[int, ...]) -> tuple[Tensor, int | None] | None:
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as kept:
-            about = kept.metadata() or {}
-            if about.get("made_from") != made_from:
-                return None
-            images, bits = kept.get_tensor("images"), int(about["bits"] or 0) or None
-            whole = images.dtype == torch.uint8 and tuple(images.shape) == shape and _digest(images) == about["content"]
-    except (OSError, SafetensorError, KeyError, ValueError):
-        whole = False
-    if not whole:
-        log.warning("%s is damaged: the images are decoded again", shown(path))
-        return None
+        tensors.keep({"images": images}, path, made_from, bits=str(bits or 0))
+    except OSError as error:
+        log.warning("the decoded images could not be kept in %s for the next time: %s", shown(path), error.strerror)
     return images, bits
 
 
@@ -82,7 +57,3 @@ def _record(files: Sequence[File], *form: int) -> str:
         record = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
         digest.update(os.fsencode(os.path.abspath(file.path)) + repr(record).encode())
     return digest.hexdigest()
-
-
-def _digest(images: Tensor) -> str:
-    return hashlib.sha256(images.numpy()).hexdigest()

@@ -7,6 +7,7 @@ share its noise.
 To read: `reference.py` is DDIM in a dozen lines, `step.py` is one row of a table, `sampling.py` is the loop over rows.
 """
 
+from skipstone.engine.finite import NotFinite, not_finite
 from skipstone.engine.inversion import Inversion, invert, require_invertible
 from skipstone.engine.packing import sample_many
 from skipstone.engine.request import LARGEST_DEFAULT_BATCH, require_noise
@@ -17,9 +18,11 @@ __all__ = [
     "LARGEST_DEFAULT_BATCH",
     "Inversion",
     "Model",
+    "NotFinite",
     "Step",
     "evaluating",
     "invert",
+    "not_finite",
     "require_invertible",
     "require_noise",
     "sample",

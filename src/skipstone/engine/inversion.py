@@ -1,5 +1,6 @@
 """A deterministic table, run backwards exactly."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
+from skipstone.engine.request import require_count
 from skipstone.engine.step import Model, evaluating, predict
 from skipstone.solvers import StepTable
 
@@ -28,6 +31,7 @@ class Inversion(NamedTuple):
     converged: bool
 
 
+@checked
 @torch.no_grad()
 def invert(
     model: Model, table: StepTable, x: Tensor, *, tolerance: float = 2e-7, most: int = 60, memory: int = 4
@@ -45,9 +49,16 @@ def invert(
     most:      network calls per row.
     memory:    iterates that are mixed.
     Returns the start, like x, and one Inversion per row, in the order in which rows are undone: from the data up.
-    Raises ValueError for a table whose rows cannot be undone.
+    Raises ValueError for a table whose rows cannot be undone, for x that is not finite, and where the network gives
+    values that are not.
     """
     require_invertible(table)
+    require_count("most", most)
+    require_count("memory", memory)
+    if not x.is_floating_point():
+        raise ValueError(f"x must be a tensor of floats in the [-1, 1] scale, got {x.dtype}.")
+    if not bool(x.isfinite().all()):
+        raise ValueError("x has values that are not finite (NaN or infinite): every value must be a number.")
     rows = []
     with evaluating(model):
         for i in reversed(range(len(table.t))):
@@ -58,15 +69,21 @@ def invert(
             x, evaluations, residual = _fixed_point(
                 lambda y, x_p=x, A=A, B=B, t=t: (x_p - B * predict(model, y, t)) / A,
                 x / A,
-                abs(A) / _norm(x),
+                abs(A) / _norm(x).clamp(min=torch.finfo(torch.float32).tiny),  # an image may be 0 everywhere
                 tolerance,
                 most,
                 memory,
             )
+            if not math.isfinite(residual):
+                raise ValueError(
+                    f"the network gives values that are not finite at t={table.t[i].item():g}, so the row to "
+                    f"{table.p[i].item():g} cannot be undone: use other weights, or a finer precision."
+                )
             rows.append(Inversion(table.t[i].item(), table.p[i].item(), evaluations, residual, residual <= tolerance))
     return x, rows
 
 
+@checked
 def require_invertible(table: StepTable) -> None:
     """Raise ValueError for a table whose rows `invert` cannot undo."""
     at_data = bool((table.p <= -1).any()) or bool((table.f <= -1).any())
@@ -89,6 +106,8 @@ def _fixed_point(
         evaluations += 1
         image = function(x)
         error = image - x
+        if evaluations == 1 and not bool(error.isfinite().all()):
+            break
         residual = _norm(error) * scale
         better = residual < smallest
         best = torch.where(better.view(-1, 1, 1, 1), x, best)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.engine.request import batch_of, count_and_shape, require_noise, scaled, starts
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, Row, advance, columns, evaluating
@@ -56,6 +57,7 @@ def plan(lengths: Sequence[int], n: int, slots: int) -> Plan:
     return Plan(*torch.tensor(sorted(turns)).T)
 
 
+@checked
 @torch.no_grad()
 def sample_many(
     model: Model,

@@ -5,6 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.engine.step import Model, own_parameter
 from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable
@@ -20,6 +21,8 @@ def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor 
         if not isinstance(start, Tensor) or not start.is_floating_point():
             kind = start.dtype if isinstance(start, Tensor) else type(start).__name__
             raise ValueError(f"start must be a torch.Tensor of floats, got {kind}: use torch.as_tensor(start).float().")
+        if not bool(start.isfinite().all()):
+            raise ValueError("start has values that are not finite (NaN or infinite): every value must be a number.")
         if n not in (None, len(start)) or shape not in (None, tuple(start.shape[1:])):
             raise ValueError(f"start has shape {tuple(start.shape)}; leave n and shape out, or let them agree with it.")
         n, shape = len(start), tuple(start.shape[1:])
@@ -37,6 +40,7 @@ def require_count(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be at least 1, and an integer.")
 
 
+@checked
 def require_noise(table: StepTable) -> None:
     """Refuse a table whose first row is asked to start from pure noise where an image is still to be seen.
 
@@ -57,7 +61,7 @@ def require_noise(table: StepTable) -> None:
             "smaller betas or earlier steps."
         )
     if signal > _MUCH_SIGNAL:
-        warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=3)
+        warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=4)
 
 
 def batch_of(batch_size: int | None, count: int) -> int:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.engine.gradients import differentiable
 from skipstone.engine.packing import sample_many
-from skipstone.engine.request import batch_of, count_and_shape, require_noise, starts, take
+from skipstone.engine.request import batch_of, count_and_shape, require_count, require_noise, starts, take
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
 from skipstone.rng import Stream, normal
@@ -29,6 +30,7 @@ class Step(NamedTuple):
     left: Tensor | None
 
 
+@checked
 @torch.no_grad()
 def sample(
     model: Model,
@@ -61,7 +63,8 @@ def sample(
     grad:       whether the result has gradients with respect to `start`, to the network's parameters and to the columns
                 of the table. A row is run again when its gradient is asked for, so memory holds the activations of one
                 row, and of every row what it starts from.
-    Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device.
+    Returns [n, C, H, W] of `dtype`, in the [−1, 1] scale of the data, on the model's device. Where the network gives
+    NaN or infinity, so do the samples, and nothing is raised: `not_finite` names the samples and the t.
     Raises ValueError if n, shape and start are missing or contradict each other, or if batch_size is below 1.
     """
     if step_noise is None and recordable(model) and not grad:
@@ -87,7 +90,7 @@ def sample(
             progress(done + table.nfe, total)
             continue
         x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-        for asked, step in zip(table.evaluated.tolist(), _rows(model, table, x, index, seed, z), strict=True):
+        for asked, step in zip(table.evaluated.tolist(), rows(model, table, x, index, seed, z), strict=True):
             x = step.x
             done += asked
             if asked:
@@ -97,6 +100,7 @@ def sample(
         return torch.cat(batches)
 
 
+@checked
 @torch.no_grad()
 def trajectory(
     model: Model,
@@ -123,9 +127,10 @@ def trajectory(
         _require_step_noise(step_noise, table, count, shape)
     index = torch.arange(count)
     x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-    yield from _rows(model, table, x, index, seed, step_noise, left)
+    yield from rows(model, table, x, index, seed, step_noise, left)
 
 
+@checked
 def sample_pair(
     model: Model, table: StepTable, start: Tensor, left: Tensor | None = None, *, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -148,25 +153,38 @@ def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tup
         )
 
 
+@checked
 def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
     """`count` start noises from a to b (both included) along the sphere (Song et al. 2021, appendix D.5).
 
-    a, b: float [C, H, W].
+    a, b:  float [C, H, W], finite.
+    count: at least 1.
     Returns [count, C, H, W]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b for w in 0 … 1, with θ the angle between
-    a and b.
+    a and b; for θ = 0 the limit (1−w) a + w b.
+    Raises ValueError where a or b is zero or not finite, and where they are opposite: no arc is the shortest.
     """
-    theta = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
+    require_count("count", count)
+    if a.shape != b.shape or not (a.is_floating_point() and b.is_floating_point()):
+        raise ValueError(f"a and b must be of floats and of one shape, got {a.shape} and {b.shape}.")
+    cosine = (a * b).sum() / (a.norm() * b.norm())
+    if not bool(cosine.isfinite()):
+        raise ValueError("a and b must be finite and not zero: there is no way between them on the sphere.")
+    theta = torch.arccos(cosine.clamp(-1, 1))
     w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, 1, 1, 1)
+    if float(torch.sin(theta)) < torch.finfo(a.dtype).eps:
+        if cosine < 0:
+            raise ValueError("a and b are opposite, so many ways between them are the shortest: choose other ends.")
+        return (1 - w) * a + w * b
     return (torch.sin((1 - w) * theta) * a + torch.sin(w * theta) * b) / torch.sin(theta)
 
 
-def _rows(
+def rows(
     model: Model,
     table: StepTable,
     x: Tensor,
     index: Tensor,
     seed: int,
-    step_noise: Tensor | None,
+    step_noise: Tensor | None = None,
     left: Tensor | None = None,
 ) -> Iterator[Step]:
     """The loop over rows: one network call per row, then `advance`. DDIM as in the paper is in reference.py."""

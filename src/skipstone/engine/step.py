@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skipstone.checked import checked
 from skipstone.solvers import StepTable
 
 Model = Callable[[Tensor, Tensor], Tensor]  # eps = model(x [N, C, H, W], t int64 [N], float64 for real times)
@@ -51,7 +52,7 @@ def advance(
     Returns x_p, x0 and h like x; h is None if the table has no history.
     """
     x0 = (x - row.noise * eps) / row.signal
-    x0 = x0.clamp(-row.limit, row.limit)
+    x0 = torch.add(x0.clamp(-row.limit, row.limit), x0, alpha=0)  # ±∞ becomes NaN, which no clipping hides
     x_p = row.a * x + row.b * x0
     for c, h in zip(row.c, history, strict=False):
         x_p = x_p + c * h
@@ -77,6 +78,7 @@ def predict(model: Model, x: Tensor, t: Tensor) -> Tensor:
     return eps.to(x.dtype)
 
 
+@checked
 @torch.no_grad()
 def warm_up(model: Model, shape: tuple[int, ...], batch_size: int) -> None:
     """Call the network once and drop the result, so that one that compiles has done so before a clock starts.
@@ -85,6 +87,8 @@ def warm_up(model: Model, shape: tuple[int, ...], batch_size: int) -> None:
     shape:      (C, H, W) of one sample.
     batch_size: of the batch that will be sampled: a network compiles for one shape.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
     parameter = own_parameter(model)
     device = None if parameter is None else parameter.device
     with evaluating(model):

@@ -61,6 +61,7 @@ class Result:
     measured:  its metrics by name
     film:      its first samples on their way from noise
     batch:     the sampling that it was part of; None where that is not known
+    lost:      which samples are not finite, and since which t; None where all are finite
     """
 
     own: bool
@@ -69,6 +70,7 @@ class Result:
     measured: dict[str, Measured]
     film: Film | None = None
     batch: Batch | None = None
+    lost: str | None = None
 
     @property
     def row(self) -> dict[str, Any]:
@@ -116,14 +118,24 @@ def evaluate(
     results = []
     for cell, x in zip(cells, sampled, strict=True):
         shown = _film(model, cell.table, shape, seed) if film else None
-        results.append(measure(cell, x, proxies, fine, batch, shown))
+        lost = engine.not_finite(model, cell.table, x, seed=seed)
+        results.append(measure(cell, x, proxies, fine, batch, shown, lost and str(lost)))
     return results
 
 
 def measure(
-    cell: Cell, x: Tensor, proxies: Proxies, fine: Tensor | None, batch: Batch, film: Film | None = None
+    cell: Cell,
+    x: Tensor,
+    proxies: Proxies,
+    fine: Tensor | None,
+    batch: Batch,
+    film: Film | None = None,
+    lost: str | None = None,
 ) -> Result:
-    """The result of a cell's samples, float [proxies.n, C, H, W] on the CPU, which were sampled in that batch."""
+    """The result of a cell's samples, float [proxies.n, C, H, W] on the CPU, which were sampled in that batch.
+
+    lost: which of them are not finite, as for `Result`.
+    """
     alone = batch.cells == 1
     facts = {"cell": cell.name, **cell.settings, "nfe": cell.table.nfe, "images": proxies.n}
     facts |= {
@@ -134,10 +146,12 @@ def measure(
     error = solver_rmse(x, fine.cpu()) if compares else Measured(SOLVER_RMSE, None, SOLVER_RMSE.floor)
     samples = to_bytes(x)
     measured = proxies(samples)
-    if not x.isfinite().all():  # as bytes they look like any black image
-        log.warning("samples of %s are not finite, so it has no distances", cell.name)
+    if lost is None and not x.isfinite().all():
+        lost = "some of its samples are not finite (NaN or infinite)"
+    if lost is not None:  # as bytes they look like any black image
+        log.warning("samples of %s are not finite, so it has no distances: %s", cell.name, lost)
         measured = {name: each.without_value() for name, each in measured.items()}
-    return Result(cell.own, samples, facts, {SOLVER_RMSE.name: error, **measured}, film, batch)
+    return Result(cell.own, samples, facts, {SOLVER_RMSE.name: error, **measured}, film, batch, lost)
 
 
 def _film(model: engine.Model, table: StepTable, shape: tuple[int, ...], seed: int) -> Film:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone import engine
 from skipstone.engine import Model
 from skipstone.process import ForwardProcess
 from skipstone.solvers import DDIM
-from skipstone.store import files, locks
+from skipstone.store import locks, tensors
 
 log = logging.getLogger(__name__)
 
@@ -84,22 +83,21 @@ class FineSolution:
                 if x is None:
                     log.info("solving %d samples over all %d steps (once per model)", n, process.num_steps)
                     x = solve(model, process, n, shape, self.seed, batch_size, self.to_data, self.clip_x0, progress)
-                    self.write(x)
+                    if x.isfinite().all():
+                        self.write(x)
+                    else:
+                        log.warning("the fine solution is not finite, so solver_rmse has no value")
         return x
 
     def read(self, n: int, shape: tuple[int, ...]) -> Tensor | None:
         """The first n samples that are kept; None where there are not so many, whole, finite and of this network."""
-        try:
-            with safe_open(self._path, "pt") as file:
-                whose, x = (file.metadata() or {}).get("of"), file.get_tensor("x")
-        except (OSError, SafetensorError):
-            return None
-        ours = whose == self._of and x.dtype == torch.float32 and x.shape[1:] == shape and len(x) >= n
-        return x[:n] if ours and x.isfinite().all() else None
+        kept = tensors.found(self._path, self._of)
+        x = None if kept is None else kept.tensors["x"]
+        return None if x is None or x.shape[1:] != shape or len(x) < n else x[:n]
 
     def write(self, x: Tensor) -> None:
         """Keep a solution, float32 [n, C, H, W], in place of the one before."""
-        files.write_tensors({"x": x}, self._path, {"of": self._of})
+        tensors.keep({"x": x}, self._path, self._of)
 
     @property
     def _path(self) -> Path:

@@ -1,21 +1,21 @@
 """Results on disk: what a report shows of a run's cells, so that a sweep's jobs can be put on one page later."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone.evaluation.evaluate import CLOCK, Batch, Film, Result
 from skipstone.evaluation.metrics import Measured, Memorisation, Metric
 from skipstone.evaluation.metrics import metric as metrics
-from skipstone.store import files
+from skipstone.store import tensors
 
 _NAME = "results.safetensors"
+_METADATA = frozenset({"results", "command"})
 _KEPT = 64  # samples a cell: as many as a page shows
 
 
@@ -51,18 +51,18 @@ def save(results: Sequence[Result], model: str, command: str, folder: Path, abou
 
     command: the one that gave them.
     """
-    tensors: dict[str, Tensor] = {}
+    shown: dict[str, Tensor] = {}
     told = []
     for i, result in enumerate(results):
-        tensors[f"{i}.samples"] = result.samples[:_KEPT]
+        shown[f"{i}.samples"] = result.samples[:_KEPT]
         if result.film is not None:
-            tensors |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
+            shown |= {f"{i}.x": result.film.x, f"{i}.x0": result.film.x0}
         steps = result.film and {"t": result.film.t, "p": result.film.p}
         numbers = {"row": {"model": model, **result.facts}, "measured": [asdict(m) for m in result.measured.values()]}
         batch = result.batch and asdict(result.batch)
-        told.append({"own": result.own, **numbers, "steps": steps, "batch": batch})
+        told.append({"own": result.own, **numbers, "steps": steps, "batch": batch, "lost": result.lost})
     metadata = {"results": json.dumps(told), "command": command, "about": json.dumps(asdict(about or About()))}
-    files.write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _NAME, metadata)
+    tensors.write(shown, folder / _NAME, metadata)
 
 
 def there(folder: Path) -> bool:
@@ -73,16 +73,15 @@ def there(folder: Path) -> bool:
 def command(folder: Path) -> str | None:
     """The command that gave the results in the folder; None where there are none that can be read."""
     try:
-        with safe_open(folder / _NAME, "pt") as file:
-            return (file.metadata() or {}).get("command")
-    except (OSError, SafetensorError):
+        return tensors.read(folder / _NAME, _METADATA).about.get("command")
+    except (OSError, ValueError):
         return None
 
 
 def about(folder: Path) -> About:
     """What the run said beside its cells; nothing where it is of an earlier version. Raises as `load` does."""
-    with _opened(folder) as file:
-        told = json.loads((file.metadata() or {}).get("about", "{}"))
+    with _read(folder) as kept:
+        told = json.loads(kept.about.get("about", "{}"))
         training, memory = told.get("training", {}), told.get("memory")
         return About(Training(**training), memory and Memorisation(*memory))
 
@@ -90,9 +89,9 @@ def about(folder: Path) -> About:
 def model(folder: Path) -> str | None:
     """The key of the model that gave the results in the folder; None where there are none that can be read."""
     try:
-        with safe_open(folder / _NAME, "pt") as file:
-            return str(json.loads(file.metadata()["results"])[0]["row"]["model"])
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+        with _read(folder) as kept:
+            return str(json.loads(kept.about["results"])[0]["row"]["model"])
+    except (OSError, ValueError):
         return None
 
 
@@ -105,29 +104,28 @@ def set_aside(folder: Path) -> Path:
 
 def load(folder: Path) -> list[Result]:
     """What `save` wrote into the folder; facts say which model. Raises OSError, and ValueError for a damaged file."""
-    with _opened(folder) as file:
-        told = json.loads(file.metadata()["results"])
-        results = [_result(f"{i}.", each, file.get_tensor, len(told) == 1) for i, each in enumerate(told)]
+    with _read(folder) as kept:
+        told = json.loads(kept.about["results"])
+        results = [_result(f"{i}.", each, kept.tensors, len(told) == 1) for i, each in enumerate(told)]
         _ = [(result.name, result.settings, result.facts["model"]) for result in results]  # they are ours
         return results
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[Any]:
-    """The file, for reading. Raises ValueError for what goes wrong in it meanwhile."""
+def _read(folder: Path) -> Iterator[tensors.Kept]:
+    """The file's content. Raises ValueError for what goes wrong with it meanwhile."""
     try:
-        with safe_open(folder / _NAME, "pt") as file:
-            yield file
-    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        yield tensors.read(folder / _NAME, _METADATA)
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{folder / _NAME} is damaged or of another version ({error}): remove it, and resume=<the sweep> runs that "
             "job again."
         ) from error
 
 
-def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor], alone: bool) -> Result:
+def _result(prefix: str, told: dict[str, Any], shown: Mapping[str, Tensor], alone: bool) -> Result:
     steps = told["steps"]
-    film = steps and Film(steps["t"], steps["p"], tensor(f"{prefix}x"), tensor(f"{prefix}x0"))
+    film = steps and Film(steps["t"], steps["p"], shown[f"{prefix}x"], shown[f"{prefix}x0"])
     row = told["row"]
     if "measured" in told:
         measured = [
@@ -140,7 +138,9 @@ def _result(prefix: str, told: dict[str, Any], tensor: Callable[[str], Tensor], 
     batch, facts = told.get("batch"), metrics.facts(row)
     if "batch" not in told and not alone:  # an earlier version shared the time out by NFE
         facts |= dict.fromkeys(CLOCK)
-    return Result(told["own"], tensor(f"{prefix}samples"), facts, numbers, film, batch and Batch(**batch))
+    return Result(
+        told["own"], shown[f"{prefix}samples"], facts, numbers, film, batch and Batch(**batch), told.get("lost")
+    )
 
 
 def renamed(result: Result, name: str) -> Result:

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from skipstone.exchange import checkpoint, diffusers
+from skipstone.checked import checked
+from skipstone.exchange import checkpoint, diffusers, edm
 from skipstone.exchange.diffusers import Theirs
 from skipstone.exchange.foreign import Foreign, adopt
 from skipstone.process import ForwardProcess
@@ -13,16 +14,18 @@ from skipstone.store import models
 
 __all__ = ["Foreign", "Theirs", "adopt", "load", "read"]
 
-_FILES = (".ckpt", ".pt", ".pth", ".safetensors")
+_FILES = (".ckpt", ".pt", ".pth", ".safetensors", ".pkl")
 
 
+@checked
 def load(
     path: str | Path, *, network: nn.Module | None = None, like: str | Path | None = None
 ) -> tuple[nn.Module, ForwardProcess]:
     """A trained network, in eval mode on the CPU, and its forward process.
 
     path:     a model's folder, outputs/models/<key>; a folder of diffusers, of a UNet2DModel or of a DDPM or DDIM
-              pipeline around one; a .ckpt of the official DDIM repository, or of Lightning and ours; .safetensors
+              pipeline around one; a .ckpt of the official DDIM repository, or of Lightning and ours; .safetensors;
+              EDM's .pkl; improved-diffusion's .pt
     network:  of a model's folder: the network to give its weights to, where the class is not ours
     like:     of weights alone: a config.yaml of ours with the same network, or the folder with it
 
@@ -52,6 +55,8 @@ def read(path: str | Path, like: str | Path | None = None) -> Foreign:
         return diffusers.read(path)
     if path.suffix not in _FILES:
         raise ValueError(f"{path} is no file that is known here: {', '.join(_FILES)} are, and folders of diffusers.")
+    if path.suffix == ".pkl":
+        return edm.read(path)
     return checkpoint.read(path, None if like is None else _settings(Path(like).expanduser()))
 
 

@@ -1,24 +1,20 @@
-"""Single files of weights: the official repository's .ckpt, Lightning's .ckpt of ours, and plain safetensors.
+"""Single files of weights: the official .ckpt, Lightning's of ours, improved-diffusion's .pt, plain safetensors.
 
 torch reads them with weights_only=True, so nothing in them is run.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from skipstone.exchange import names
-from skipstone.exchange.diffusers import build
+from skipstone.exchange import improved, names
 from skipstone.exchange.foreign import Foreign
-from skipstone.process import ForwardProcess
+from skipstone.exchange.weights import contents
+from skipstone.process import process_of
 from skipstone.store import models
 
 _OFFICIAL = {"_target_": "skipstone.noise.linear", "num_steps": 1000, "beta_1": 1e-4, "beta_T": 0.02}
@@ -34,7 +30,7 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
 
     Raises ValueError, with what was found, for what is not supported.
     """
-    states = _open(path)
+    states = contents(path)
     if isinstance(states, list | tuple):  # of the official training: network, optimizer, epoch, step, average
         found = [state for state in states if _is_state(state)]
         if not found:
@@ -52,6 +48,8 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
         return _of(state, like, f"weights like {like['model']['_target_']}", path)
     if "temb.dense.0.weight" in state:
         return _of(state, {"model": _official(state, path), "noise": _OFFICIAL}, "an official checkpoint", path)
+    if improved.MARK in state:
+        return _of(state, improved.settings(state, path), "improved-diffusion's weights", path)
     raise ValueError(
         f"{path} does not tell its network; its first weights are {', '.join(list(state)[:3])}: give like=<config.yaml "
         "of a model of ours> with the same network."
@@ -59,14 +57,11 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
 
 
 def _of(state: dict[str, Tensor], settings: dict[str, Any], kind: str, path: Path) -> Foreign:
-    process = ForwardProcess(instantiate(settings["noise"]))
-    net = build(settings["model"], process)
+    net = models.build(settings["model"])
     spellings = {"temb.dense.0.weight": names.official, "time_embedding.linear_1.weight": names.diffusers}
     spelling = next((each for name, each in spellings.items() if name in state), names.ours)
-    try:
-        net.load_state_dict(names.to_ours(state, net, spelling))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    names.give(net, state, spelling, path)
+    process = process_of(instantiate(settings["noise"]))
     return Foreign(net.eval(), process, kind, {"model": settings["model"], "noise": settings["noise"]})
 
 
@@ -102,28 +97,6 @@ def _lightning(states: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     if not ours:
         raise ValueError(f"{path} is of another LightningModule: its first weights are {', '.join(list(state)[:3])}.")
     return ours
-
-
-def _open(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is damaged: fetch it again.") from error
-    try:
-        return torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} asks for more than tensors, and nothing in it is run: {_first_line(error)}"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint: fetch it again.") from error
-
-
-def _first_line(error: Exception) -> str:
-    """What torch found, without its advice to run the file all the same."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it names {found[1]}." if found else "it is no plain state dict."
 
 
 def _is_state(thing: Any) -> bool:

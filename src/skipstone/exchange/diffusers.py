@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skipstone.exchange import names
 from skipstone.exchange.foreign import Foreign
+from skipstone.exchange.weights import contents
 from skipstone.network.adapt import Adapted
-from skipstone.network.unet import Attention, UNet, VelocityUNet
+from skipstone.network.unet import Attention, UNet
 from skipstone.process import ForwardProcess
+from skipstone.store import models
 
 PIPELINE, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -48,34 +47,28 @@ def read(folder: Path) -> Foreign:
     kind = config.get("_class_name")
     if kind != "UNet2DModel":
         raise ValueError(f"{home / CONFIG} is of a {kind}, which is not supported: UNet2DModel is.")
-    if not isinstance(config["sample_size"], int):
+    if not isinstance(config.get("sample_size"), int):
         raise ValueError(
-            f"{home / CONFIG} is of images {config['sample_size']}: square ones are supported, as one number."
+            f"{home / CONFIG} is of images {config.get('sample_size')}: square ones are supported, as one number."
         )
     predicts, noise = _predicts(scheduler, folder), _noise(scheduler, folder)
-    process = ForwardProcess(instantiate(noise))
-    state = _weights(home)
-    clip = bool(scheduler.get("clip_sample", False))
-    kind = "a diffusers pipeline" if pipeline else "a diffusers UNet2DModel"
-    settings = our_settings(config, predicts)
+    try:
+        settings = our_settings(config, predicts)
+    except (LookupError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"{home / CONFIG} does not describe a UNet2DModel: fetch the whole folder again.") from error
+    state = {_renamed(name): tensor for name, tensor in _weights(home).items()}
     if settings is None:
         config = {name: value for name, value in config.items() if not name.startswith("_")}
         settings = {"_target_": "skipstone.exchange.Theirs", "config": config, "predicts": predicts, "betas": noise}
-        net = Theirs(config, predicts, process.betas)
-        give = net.load_theirs
+        net = models.build(settings)
+        names.give(net.net, state, names.ours, home)
     else:
-        net = build(settings, process)
-        if predicts == "v":
-            settings["betas"] = noise
-
-        def give(state: dict[str, Tensor]) -> None:
-            net.load_state_dict(names.to_ours(_renamed(state), net, names.diffusers))
-
-    try:
-        give(state)
-    except ValueError as error:
-        raise ValueError(f"{home}: {error}") from error
-    return Foreign(net.eval(), process, kind, {"model": settings, "noise": noise}, clip)
+        settings |= {"betas": noise} if predicts == "v" else {}
+        net = models.build(settings)
+        names.give(net, state, names.diffusers, home)
+    kind = "a diffusers pipeline" if pipeline else "a diffusers UNet2DModel"
+    clip = bool(scheduler.get("clip_sample", False))
+    return Foreign(net.eval(), ForwardProcess(instantiate(noise)), kind, {"model": settings, "noise": noise}, clip)
 
 
 def our_settings(config: dict[str, Any], predicts: str) -> dict[str, Any] | None:
@@ -102,30 +95,17 @@ def our_settings(config: dict[str, Any], predicts: str) -> dict[str, Any] | None
         "dropout": theirs["dropout"],
         "patch": 1,
     }
-    with torch.device("meta"):
-        groups = {
-            module.num_groups for module in UNet(**_arguments(settings)).modules() if isinstance(module, nn.GroupNorm)
-        }
-    return settings if groups == {theirs["norm_num_groups"]} else None
+    plain = models.build(settings | {"_target_": "skipstone.UNet"}, "meta")
+    return settings if _groups(plain) == {theirs["norm_num_groups"]} else None
 
 
-def build(settings: dict[str, Any], process: ForwardProcess) -> UNet:
-    """Our network of these settings, `model` of a config.yaml. Raises ValueError for a network that is not ours."""
-    arguments = _arguments(settings)
-    if settings["_target_"] == "skipstone.UNet":
-        return UNet(**arguments)
-    if settings["_target_"] == "skipstone.VelocityUNet":
-        return VelocityUNet(betas=process.betas, **arguments)
-    raise ValueError(f"{settings['_target_']} is no network of ours: build it yourself and give it as network=.")
-
-
-def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in ("_target_", "betas")}
+def _groups(net: UNet) -> set[int]:
+    return {module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)}
 
 
 def config_of(net: UNet) -> dict[str, Any]:
     """UNet2DModel's config for our network. Raises ValueError where UNet2DModel cannot be it."""
-    groups = {module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)}
+    groups = _groups(net)
     if net.patch != 1:
         raise ValueError(
             f"diffusers' UNet2DModel has no patches, and this network has model.patch={net.patch}: {_ELSE}."
@@ -174,28 +154,18 @@ def _noise(scheduler: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _weights(home: Path) -> dict[str, Tensor]:
-    """The state dict of a model's folder, without running anything that is in its files."""
     for name in WEIGHTS:
-        path = home / name
-        if not path.is_file():
-            continue
-        try:
-            return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: fetch it again.") from error
+        if (home / name).is_file():
+            return contents(home / name)
     raise ValueError(f"{home} holds no weights: {' or '.join(WEIGHTS)} must be there.")
 
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _renamed(name: str) -> str:
     """Attention's layers as diffusers calls them since 0.14; the folders of the first models have older names."""
-    found = {}
-    for name, tensor in state.items():
-        parts = [_OLD_NAMES.get(part, part) for part in name.split(".")]
-        found[".".join(parts)] = tensor
-    return found
+    return ".".join(_OLD_NAMES.get(part, part) for part in name.split("."))
 
 
 class Theirs(Adapted):
@@ -213,13 +183,6 @@ class Theirs(Adapted):
             raise ValueError("this is a network that only diffusers builds: pip install diffusers.") from error
         super().__init__(UNet2DModel.from_config(_plain(config)), predicts, ForwardProcess(betas))
         self.channels, self.image_size = config["in_channels"], config["sample_size"]
-
-    def load_theirs(self, state: dict[str, Tensor]) -> None:
-        """Give it the weights of a state dict of diffusers. Raises ValueError where they fit in part."""
-        try:
-            self.net.load_state_dict(_renamed(state))
-        except RuntimeError as error:
-            raise ValueError(f"these weights fit in part: {str(error).splitlines()[1].strip()}") from error
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

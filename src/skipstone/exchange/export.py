@@ -1,11 +1,12 @@
-"""Our networks for others: a pipeline folder that diffusers loads, or plain safetensors with a model card."""
+"""Our networks for others: a pipeline folder that diffusers loads, or plain safetensors; and the way to the Hub."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
 from torch import nn
 
 from skipstone.exchange import diffusers, names
@@ -13,9 +14,8 @@ from skipstone.network.unet import UNet, VelocityUNet
 from skipstone.process import ForwardProcess
 from skipstone.store import files
 
-CARD = "README.md"
 FORMS = ("diffusers", "safetensors")
-_WEIGHTS = "model.safetensors"
+_WEIGHTS, _FORMAT = "model.safetensors", {"format": "pt"}
 _CLASSES = {UNet: "epsilon", VelocityUNet: "v_prediction"}
 
 
@@ -27,7 +27,7 @@ def writer(form: str, net: nn.Module, process: ForwardProcess) -> Callable[[Path
     if form == "diffusers":
         return partial(_write_pipeline, net, _scheduler(net, process), diffusers.config_of(net))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    return lambda folder: files.write_tensors(tensors, folder / _WEIGHTS, {"format": "pt"})
+    return lambda folder: files.write(folder / _WEIGHTS, save(tensors, _FORMAT))
 
 
 def _scheduler(net: nn.Module, process: ForwardProcess) -> dict[str, Any]:
@@ -49,30 +49,9 @@ def _write_pipeline(net: UNet, scheduler: dict[str, Any], config: dict[str, Any]
         (folder / part).mkdir()
     _json(scheduler, folder / "scheduler" / diffusers.SCHEDULER)
     _json(config, folder / "unet" / diffusers.CONFIG)
-    files.write_tensors(names.from_ours(net, names.diffusers), folder / "unet" / diffusers.WEIGHTS[0], {"format": "pt"})
+    files.write(folder / "unet" / diffusers.WEIGHTS[0], save(names.from_ours(net, names.diffusers), _FORMAT))
     index = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     _json({"_class_name": "DDIMPipeline"} | index, folder / diffusers.PIPELINE)  # last: it makes the folder a pipeline
-
-
-def card(title: str, form: str, facts: Mapping[str, Any], cells: Sequence[Mapping[str, str]]) -> str:
-    """A model card as Markdown, with the fields that the Hub reads.
-
-    title:  of the model
-    form:   one of FORMS
-    facts:  what is known of it, by name; `license` is also a field of the Hub
-    cells:  rows of an evaluation.csv: one line each
-    """
-    head = ["---", f"license: {facts.get('license') or 'other'}", "tags:", "- unconditional-image-generation", "- ddim"]
-    if form == "diffusers":
-        head.append("library_name: diffusers")
-    lines = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
-    table = []
-    if cells:
-        columns = [name for name in cells[0] if name in _COLUMNS or name.startswith(("fd_", "kid_", "fid"))]
-        table = ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        table += ["| " + " | ".join(_short(row[name]) for name in columns) + " |" for row in cells]
-        table += ["", "A `_floor` is what as many held-out real images score. No distance here but `fid` is FID."]
-    return "\n".join([*head, "---", "", f"# {title}", "", *lines, *table, "", "```python", _USE[form], "```", ""])
 
 
 def push(folder: Path, repository: str) -> None:
@@ -89,24 +68,6 @@ def push(folder: Path, repository: str) -> None:
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"push={repository} failed, and the folder {folder} is kept: {why}") from error
-
-
-_USE = {
-    "diffusers": """from diffusers import DDIMPipeline
-
-images = DDIMPipeline.from_pretrained("<this repository>")(batch_size=16, num_inference_steps=20).images""",
-    "safetensors": """import skipstone
-
-model, process = skipstone.load("model.safetensors", like="<a config.yaml with the same network>")""",
-}
-_COLUMNS = ("schedule", "solver", "tau", "eta", "nfe", "images", "solver_rmse")
-
-
-def _short(value: str) -> str:
-    try:
-        return f"{float(value):.4g}"
-    except ValueError:
-        return value.replace("|", "\\|").replace("\n", " ")
 
 
 def _json(content: Mapping[str, Any], path: Path) -> None:

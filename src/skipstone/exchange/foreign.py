@@ -1,6 +1,5 @@
 """A network from elsewhere, as it is before anything here samples it."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from skipstone.process import ForwardProcess
-from skipstone.store import models
+from skipstone.store import models, tensors
 from skipstone.store.key import FORMAT
 
 
@@ -37,14 +36,11 @@ def adopt(found: Foreign, store: models.ModelStore, source: str) -> Path:
 
     source: where it came from, for people
     """
-    digest = hashlib.sha256()
-    for name, tensor in found.net.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
+    weights = {name: tensor.contiguous() for name, tensor in found.net.state_dict().items()}
     config = {
         "format": FORMAT,
         "dataset": {"name": "adopted", "fingerprint": None, "flip": False},
         **found.settings,
-        "adopted": {"weights": digest.hexdigest(), "clip_x0": found.clip_x0},
+        "adopted": {"weights": tensors.digest(weights, {}), "clip_x0": found.clip_x0},
     }
     return store.adopt(config, found.net, f"{found.kind} at {source}")

@@ -5,9 +5,11 @@ Both keep query, key and value apart, where ours are one convolution.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipstone.network.unet import Attention, ResBlock, UNet
 
@@ -16,7 +18,7 @@ Pairs = dict[str, tuple[str, ...]]  # our module's name → theirs; several are 
 _SHOWN = 3  # names, in a sentence on what does not fit
 
 
-def ours(net: UNet) -> Pairs:
+def ours(net: nn.Module) -> Pairs:
     """By our own names."""
     return {name: (name,) for name, _ in net.named_modules()}
 
@@ -74,15 +76,15 @@ def _by_layer(net: UNet, pairs: Pairs, block: Mapping[str, str], attention: Mapp
     return found
 
 
-def to_ours(theirs: Mapping[str, Tensor], net: UNet, spelling: Callable[[UNet], Pairs]) -> dict[str, Tensor]:
+def to_ours(theirs: Mapping[str, Tensor], net: nn.Module, spelling: Callable[[Any], Pairs]) -> dict[str, Tensor]:
     """The weights of `net`, float32, from a state dict of another spelling.
 
     Raises ValueError, with the first names, where some are missing, left over or of another shape.
     """
-    left, found, differ = dict(theirs), {}, []
+    pairs, left, found, differ = spelling(net), dict(theirs), {}, []
     for name, ours in net.state_dict().items():
         layer, _, kind = name.rpartition(".")
-        names = [f"{each}.{kind}" for each in spelling(net)[layer]]
+        names = [f"{each}.{kind}" for each in pairs[layer]]
         parts = [left.pop(each) for each in names if each in left]
         differ += [f"{each} is missing" for each in names if each not in theirs]
         if len(parts) < len(names):
@@ -97,6 +99,14 @@ def to_ours(theirs: Mapping[str, Tensor], net: UNet, spelling: Callable[[UNet], 
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise ValueError(f"these weights fit in part: {'; '.join(differ[:_SHOWN])}{more}.")
     return found
+
+
+def give(net: nn.Module, theirs: Mapping[str, Tensor], spelling: Callable[[Any], Pairs], where: Path) -> None:
+    """Give `net` the weights of a state dict of another spelling. Raises ValueError, naming where it is from."""
+    try:
+        net.load_state_dict(to_ours(theirs, net, spelling))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def from_ours(net: UNet, spelling: Callable[[UNet], Pairs]) -> dict[str, Tensor]:

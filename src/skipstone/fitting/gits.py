@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from skipstone import engine, rng
@@ -15,7 +14,7 @@ from skipstone.engine.step import own_parameter
 from skipstone.process import ForwardProcess
 from skipstone.schedules.gits import Costs, teacher_times
 from skipstone.solvers import DPMSolverPP
-from skipstone.store import files, locks
+from skipstone.store import locks, tensors
 
 log = logging.getLogger(__name__)
 
@@ -90,19 +89,18 @@ class KeptCosts:
                 if costs is None:
                     log.info("measuring the costs of jumps along %d trajectories (once per model)", self.samples)
                     costs = measure(model, process, shape, samples=self.samples, seed=self.seed)
-                    tensors = {"times": torch.tensor(costs.times), "jumps": costs.jumps}
-                    files.write_tensors(tensors, self._path, {"of": self._of})
+                    later = torch.ones_like(costs.jumps).triu(1) > 0  # what is kept is finite
+                    jumps = costs.jumps.where(later, 0.0)
+                    tensors.keep({"times": torch.tensor(costs.times), "jumps": jumps}, self._path, self._of)
         return costs
 
     def read(self) -> Costs | None:
         """The costs that are kept; None where there are none, whole and of this network."""
-        try:
-            with safe_open(self._path, "pt") as file:
-                whose = (file.metadata() or {}).get("of")
-                times, jumps = (file.get_tensor(name) for name in ("times", "jumps"))
-        except (OSError, SafetensorError):
+        kept = tensors.found(self._path, self._of)
+        if kept is None:
             return None
-        return Costs(tuple(times.tolist()), jumps) if whose == self._of else None
+        jumps = kept.tensors["jumps"]
+        return Costs(tuple(kept.tensors["times"].tolist()), jumps.where(torch.ones_like(jumps).triu(1) > 0, torch.inf))
 
     @property
     def _path(self) -> Path:

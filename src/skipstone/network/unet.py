@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess, process_of
 
 
@@ -125,6 +126,7 @@ class UNet(nn.Module):
     and for levels that are not there.
     """
 
+    @checked
     def __init__(
         self,
         image_size: int,
@@ -137,6 +139,9 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
+        for name, size in (("base", base), ("blocks", blocks), ("channels", channels), ("patch", patch)):
+            if size < 1:
+                raise ValueError(f"model.{name}={size} must be at least 1.")
         sizes = _level_sizes(image_size, patch, len(multipliers))
         if base % 4:
             raise ValueError(f"model.base={base} must be a multiple of 4: group norm takes channels in fours.")

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     write_rows([result.row for result in results], path)
 
 
-def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def write_rows(rows: Sequence[dict[str, Any]], path: Path, ours: Collection[str] = ()) -> None:
     """Rows as CSV, with every column that one of them has.
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
+
+    ours: columns with texts of the package's own, such as "+0.98, from 0.2", which stay as they are
     """
     content = io.StringIO(newline="")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.writer(content)
     writer.writerow(map(_literal, columns))
-    writer.writerows([_literal(row.get(name)) for name in columns] for row in rows)
+    writer.writerows([row.get(name) if name in ours else _literal(row.get(name)) for name in columns] for row in rows)
     files.write(path, content.getvalue().encode(errors="backslashreplace"))
 
 

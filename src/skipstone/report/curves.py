@@ -159,11 +159,11 @@ def _ticks(of: Iterable[int]) -> tuple[list[int], list[str]]:
 
 
 def read_losses(metrics_csv: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, loss) by name, from a model folder's metrics.csv; nothing where it is absent or has none."""
+    """(step, loss) by name, from a model folder's metrics.csv; nothing where it is absent, damaged or has none."""
     try:
-        with metrics_csv.open(newline="") as file:
+        with metrics_csv.open(newline="", errors="replace") as file:
             records = list(csv.DictReader(file))
-    except OSError:
+    except (OSError, csv.Error):
         return {}
     found = {name: _column(records, name) for name in _LOSSES}
     return {name: points for name, points in found.items() if points}

@@ -60,6 +60,11 @@ def time(results: Sequence[Result]) -> str:
     return f"{which} cells were sampled in one batch, which took {seconds} s."
 
 
+def lost(results: Sequence[Result]) -> list[str]:
+    """One sentence for each cell whose samples are not all finite."""
+    return [f"{result.name}: {result.lost}." for result in results if result.lost is not None]
+
+
 def choices(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """What cells were set to, by setting: one value that all share, or those in which they differ."""
     found = {name: list(dict.fromkeys(row.get(name) for row in rows)) for name in (*swept(rows), *SETTINGS, "images")}

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess, process_of
 
 _ROUNDING = 1e-9  # relative, of a noise level that was a logarithm meanwhile
@@ -38,6 +39,7 @@ def require_tau(schedule: _Counted, meaning: str, highest: int) -> None:
             f"tau={tau!r} is not allowed with schedule={schedule.name}: tau is a {meaning} there, an integer in "
             f"1 ... {highest}."
         )
+    check_fields(schedule)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Uniform:
     name: ClassVar[str] = "uniform"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "stride", num_steps - 1)
         return tuple(sorted({*range(0, num_steps, self.tau), num_steps - 1}))
@@ -63,6 +66,7 @@ class Exp:
     name: ClassVar[str] = "exp"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
@@ -83,6 +87,7 @@ class Quad:
     name: ClassVar[str] = "quad"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
         root = math.sqrt(0.8 * num_steps)
@@ -102,6 +107,7 @@ class Leading:
     name: ClassVar[str] = "leading"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
         return tuple(i * (num_steps // self.tau) for i in range(self.tau))
@@ -117,6 +123,7 @@ class Linspace:
     name: ClassVar[str] = "linspace"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
         if self.tau == 1:
@@ -134,6 +141,7 @@ class Trailing:
     name: ClassVar[str] = "trailing"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
         return tuple(sorted(round(num_steps - i * (num_steps / self.tau)) - 1 for i in range(self.tau)))
@@ -152,6 +160,7 @@ class LogSNR:
     tau: int
     betas: Tensor | ForwardProcess
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
         log_alpha_bar = process_of(self.betas).log_alpha_bar(torch.arange(num_steps))
@@ -178,6 +187,7 @@ class Karras:
     sigma_min: float | None = None
     sigma_max: float | None = None
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         require_tau(self, "count", num_steps)
         process = process_of(self.betas)
@@ -208,6 +218,7 @@ class Polynomial:
     tau: int
     rho: float = 2.0
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         require_tau(self, "count", num_steps)
         return tuple((_even(float(num_steps), 1.0, self.tau, self.rho) - 1).tolist())
@@ -220,6 +231,7 @@ class TimeUniform:
     name: ClassVar[str] = "time_uniform"
     tau: int
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         require_tau(self, "count", num_steps)
         return tuple((_even(float(num_steps), 1.0, self.tau, 1.0) - 1).tolist())
@@ -246,7 +258,10 @@ class Custom:
     name: ClassVar[str] = "custom"
     timesteps: Sequence[float]
 
+    @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
+        if not isinstance(self.timesteps, Sequence) or isinstance(self.timesteps, str):
+            raise ValueError(f"schedule.timesteps={self.timesteps!r} is not allowed: list integers or real times.")
         # whether they are ascending and within T is for the solver to check, as for any list
         if not all(isinstance(step, (int, float)) and not isinstance(step, bool) for step in self.timesteps):
             raise ValueError(f"schedule.timesteps={list(self.timesteps)} is not allowed: list integers or real times.")

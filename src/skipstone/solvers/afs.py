@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Solver, Steps, StepTable
 
@@ -23,6 +24,7 @@ class AFS:
         """The other's, and afs."""
         return f"{self.solver.name}_afs"
 
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending). Raises ValueError if it has one row."""
         table = replace(self.solver, to_data=self.to_data, clip_x0=self.clip_x0).table(process, timesteps)

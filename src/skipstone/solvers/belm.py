@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
 
@@ -33,14 +34,17 @@ class BELM:
     to_data: bool = True
     clip_x0: bool = False
 
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending)."""
         return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
 
+    @checked
     def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)
 
+    @checked
     def return_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table that undoes `encode_table`, from its last state but one, with its last state as what was left."""
         up = ascend(timesteps, process.num_steps, self.to_data, self.clip_x0)

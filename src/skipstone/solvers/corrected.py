@@ -32,6 +32,7 @@ class UniPC(Programmed):
     corrector: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in (1, 2, 3):
             raise ValueError(f"solver.order={self.order} is not available: choose 1, 2 or 3.")
 
@@ -100,6 +101,7 @@ class SASolver(Programmed):
     quieter: ClassVar[str] = "set solver.tau=0"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in (1, 2, 3, 4) or self.corrector not in (0, 1, 2, 3, 4):
             raise ValueError(
                 f"solver.order={self.order} and solver.corrector={self.corrector} are not available: choose 1 to 4 for "
@@ -160,6 +162,7 @@ class SDEDPMSolverPP(Programmed):
     noisy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in (1, 2):
             raise ValueError(f"solver.order={self.order} is not available: choose 1 or 2.")
         if self.variant not in ("multistep", "singlestep"):

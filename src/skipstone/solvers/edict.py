@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, descend
 
@@ -38,16 +39,19 @@ class EDICT:
     clip_x0: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.mix, bool) or not isinstance(self.mix, (int, float)) or not 0 < self.mix <= 1:
+        check_fields(self)
+        if not 0 < self.mix <= 1:
             raise ValueError(f"solver.mix={self.mix!r} is not allowed: mix is a number above 0 and at most 1.")
         if self.clip_x0:
             raise ValueError("solver.clip_x0=true is not allowed with EDICT, whose rows have no x0: set it to false.")
 
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise, which both states start from, to data over the visited steps (ascending)."""
         down = descend(timesteps, process.num_steps, self.to_data)
         return self._down(process, torch.cat([down.f, down.p[-1:]]), from_noise=True)
 
+    @checked
     def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         up = ascend(timesteps, process.num_steps, self.to_data, self.clip_x0)

@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 
+from skipstone.checked import checked
 from skipstone.noise import linear
 from skipstone.process import ForwardProcess
 from skipstone.solvers.recursion import states
@@ -47,6 +48,7 @@ def process() -> ForwardProcess:
     return ForwardProcess(linear(100_000, 1e-6, 2e-4))
 
 
+@checked
 def convergence(solver: Solver, nfes: Sequence[int] = NFES) -> Convergence:
     """Measure the solver on steps that are even in its own variable (`even_in`: λ unless it says r).
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.integrals import gauss_legendre, lagrange
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
@@ -44,16 +45,19 @@ class _Multistep:
             )
         if self.variant not in self.variants:
             raise ValueError(f"solver.variant={self.variant!r} is unknown: choose {' or '.join(self.variants)}.")
+        check_fields(self)
 
     @property
     def name(self) -> str:
         """For cells and tables: dpm_solver_pp2, adams_bashforth3_published, ..."""
         return f"{self.family}{self.order}" + ("" if self.variant == "exact" else f"_{self.variant}")
 
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending)."""
         return self._table(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
 
+    @checked
     def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         return self._table(process, ascend(timesteps, process.num_steps, self.to_data, self.clip_x0), False)

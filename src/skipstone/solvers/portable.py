@@ -1,9 +1,10 @@
 """Step tables as files: readable JSON, one row a line, in which every number comes back to the last bit.
 
 A file says what it holds (`format`, `version`), how many evaluations it costs, and what its maker wrote down
-(`provenance`). Which process it is for lies in its rows: each has the √ᾱ of its t.
+(`provenance`), and a digest of its rows. Which process it is for lies in its rows: each has the √ᾱ of its t.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path as File
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import StepTable
 
@@ -20,6 +22,7 @@ _NUMBERS = ("sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "u", "v
 _SAME = 1e-9  # of √ᾱ, relative: another process is much further away
 
 
+@checked
 def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, Any] | None = None) -> None:
     """Write the table to a file, in place of one that is there.
 
@@ -36,6 +39,7 @@ def save_table(table: StepTable, path: str | os.PathLike, provenance: dict[str, 
 def table_data(table: StepTable, provenance: dict[str, Any] | None = None) -> dict[str, Any]:
     """What a table's file holds, as JSON's own types."""
     columns = {name: getattr(table, name).tolist() for name in (*_TIMES, "evaluated", *_NUMBERS, "c")}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {
         "format": _FORMAT,
         "version": _VERSION,
@@ -43,7 +47,8 @@ def table_data(table: StepTable, provenance: dict[str, Any] | None = None) -> di
         "provenance": provenance or {},
         "clip_x0": table.clip_x0,
         "start_scale": table.start_scale,
-        "rows": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+        "digest": _digest(rows),
+        "rows": rows,
     }
 
 
@@ -54,11 +59,15 @@ def table_of(data: Any, source: str | os.PathLike) -> StepTable:
     if data.get("version") != _VERSION:
         raise ValueError(f"{source} has version {data.get('version')!r}, and version {_VERSION} is read here: update.")
     try:
-        return _table(data)
+        table = _table(data)
+        if data.get("digest") not in (None, _digest(data["rows"])):
+            raise ValueError("its rows are not those that were saved; whoever wants them so removes the digest")
+        return table
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{source} is damaged ({type(error).__name__}: {error}): save the table again.") from None
 
 
+@checked
 def load_table(path: str | os.PathLike, process: ForwardProcess | None = None) -> StepTable:
     """The table of a file.
 
@@ -83,6 +92,10 @@ def require_process(table: StepTable, process: ForwardProcess) -> None:
         raise ValueError(
             "this table is for another process: its alpha_bar are not those of the model; make it for this one."
         )
+
+
+def _digest(rows: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _table(data: dict[str, Any]) -> StepTable:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.program import Level, Program
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, descend
@@ -27,10 +28,15 @@ class Programmed:
     to_data: bool = True
     clip_x0: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending)."""
         return self._compiled(process, descend(timesteps, process.num_steps, self.to_data), self.clip_x0)
 
+    @checked
     def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         if self.noisy:
@@ -90,6 +96,7 @@ class DPMSolver(OneStep):
     predicts: str = "eps"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in (2, 3):
             raise ValueError(f"solver.order={self.order} is not available: choose 2 or 3.")
         if self.predicts not in ("eps", "x0"):
@@ -166,6 +173,7 @@ class Heun(OneStep):
     quieter: ClassVar[str] = "set solver.churn=0"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (0 <= self.churn < math.inf and 0 <= self.s_min <= self.s_max and 0 < self.s_noise < math.inf):
             raise ValueError(
                 f"solver.churn={self.churn}, s_min={self.s_min}, s_max={self.s_max}, s_noise={self.s_noise} are not "

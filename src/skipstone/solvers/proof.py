@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.gaussian import Convergence, convergence
 from skipstone.solvers.integrals import gauss_legendre
@@ -100,6 +101,7 @@ class Proof:
         return told
 
 
+@checked
 def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = None) -> Proof:
     """Count the table's evaluations and check it against the process.
 
@@ -130,6 +132,7 @@ def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = Non
     )
 
 
+@checked
 def amplification(table: StepTable, process: ForwardProcess, rates: Tensor) -> Tensor:
     """By how much an evaluation multiplies an error, on average: float64, of the shape of `rates`.
 
@@ -222,6 +225,7 @@ def _stable_to(table: StepTable, process: ForwardProcess) -> float:
     return float(rates[first - 1]) if first else 0.0
 
 
+@checked
 def between_noise(table: StepTable) -> StepTable:
     """The rows between noise levels, without those that start or end at clean data."""
     kept = Path(table.f, table.t, table.p).inner

@@ -4,11 +4,13 @@ from bisect import bisect_left
 from collections.abc import Callable
 from functools import cache
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Schedule
 from skipstone.solvers.table import Solver
 
 
+@checked
 def reach(solver: Solver, schedule: Callable[..., Schedule], process: ForwardProcess, nfe: int) -> int:
     """The tau at which a sample costs exactly `nfe` network evaluations.
 

@@ -34,6 +34,7 @@ class Restart(Programmed):
     noisy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for interval in self.intervals:
             steps, repeats, low, high = interval if len(interval) == 4 else (0, 0, 0, 0)
             if not (int(steps) == steps >= 2 and int(repeats) == repeats >= 1 and 0 < low < high < math.inf):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
 
@@ -56,7 +57,9 @@ class DDIM:
                 f"eta={self.eta} is not allowed with solver.sigma=paper: above 1 the variance 1-alpha_bar_p-sigma^2 "
                 "can go negative; choose eta in [0, 1]."
             )
+        check_fields(self)
 
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending)."""
         path = descend(timesteps, process.num_steps, self.to_data)
@@ -70,6 +73,7 @@ class DDIM:
             sigma = self._large_sigma(process, path)
         return StepTable.build(process, path, a, b, sigma, clip_x0=self.clip_x0)
 
+    @checked
     def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise: Eq. 13 run upwards, which needs eta = 0.
 
@@ -125,11 +129,16 @@ class ProbabilityFlow:
     to_data: bool = True
     clip_x0: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from noise to data over the visited steps (ascending)."""
         path = descend(timesteps, process.num_steps, self.to_data)
         return StepTable.build(process, path, *self._rows(process, path), clip_x0=self.clip_x0)
 
+    @checked
     def encode_table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
         """The table from data to noise. It starts on clean data if `to_data`, else at the first visited step."""
         path = ascend(timesteps, process.num_steps, self.to_data, self.clip_x0)

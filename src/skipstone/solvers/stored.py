@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.portable import load_table
 from skipstone.solvers.table import Steps, StepTable
@@ -25,6 +26,7 @@ class Stored:
         """table_ and the file's name without its ending."""
         return f"table_{Path(self.path).stem}"
 
+    @checked
     def table(self, process: ForwardProcess, timesteps: Steps = ()) -> StepTable:
         """The table of the file. Raises ValueError for steps, for a table of another process, and for no table."""
         if len(timesteps):

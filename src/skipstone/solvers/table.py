@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from skipstone.checked import require
 from skipstone.process import ForwardProcess
 from skipstone.rng import philox
 
@@ -53,6 +54,8 @@ class StepTable:
                               before it does.
     clip_x0:                  whether x0 is clipped to [−1, 1] before it is used.
     start_scale:              the standard deviation of the noise that samples start from, see `ForwardProcess`.
+
+    Raises ValueError for a weight that is not finite.
     """
 
     f: Tensor
@@ -70,6 +73,16 @@ class StepTable:
     evaluated: Tensor
     clip_x0: bool = False
     start_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "c", "u", "v"):
+            wrong = (~getattr(self, name).isfinite()).nonzero()
+            if len(wrong):
+                i = int(wrong[0, 0])
+                raise ValueError(
+                    f"the solver's weight {name} is not finite in the row from t={self.t[i].item():g} to "
+                    f"{self.p[i].item():g}: visit other steps, or use another solver."
+                )
 
     @classmethod
     def build(
@@ -168,7 +181,8 @@ def ascend(timesteps: Steps, num_steps: int, to_data: bool, clip_x0: bool) -> Pa
 
 
 def _checked(timesteps: Steps, num_steps: int, to_data: bool) -> list[float]:
-    steps = list(timesteps)
+    require("timesteps", timesteps, Steps)
+    steps = timesteps.tolist() if hasattr(timesteps, "tolist") else list(timesteps)
     real = any(isinstance(step, float) for step in steps)
     inside = all((step > -1 if real else step >= 0) and step <= num_steps - 1 for step in steps)  # not so of a nan
     if not steps or not inside or any(step >= later for step, later in pairwise(steps)):

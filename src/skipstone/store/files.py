@@ -9,14 +9,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @contextmanager
@@ -49,13 +46,6 @@ def write(path: Path, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
-def write_tensors(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors."""
-    from safetensors.torch import save  # imports torch, which a command that is refused does without
-
-    write(path, save(tensors, metadata))
-
-
 def remove_temporary(folder: Path) -> None:
     """Remove the temporary files that killed writers left. Nobody else may be writing in the folder."""
     for leftover in folder.glob(".*.tmp"):
@@ -68,12 +58,19 @@ def read_yaml(path: Path) -> Any:
     Raises OSError, and ValueError if the file is damaged or has what our files do not have: code to be run, or
     aliases, because a few lines of them can stand for billions.
     """
-    text = path.read_text(encoding="utf-8")
+    content = path.read_bytes()
     try:
+        text = content.decode()
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError(f"{path} has aliases")
-        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:  # the first is OmegaConf's
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))  # of a bare word it raises OSError
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        RecursionError,
+    ) as error:  # the first is OmegaConf's
         raise ValueError(f"{path} is damaged") from error
 
 

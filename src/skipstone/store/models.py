@@ -8,29 +8,33 @@ process trains the model and others wait for it.
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from skipstone.checked import checked
 from skipstone.process import ForwardProcess, process_of
-from skipstone.store import claims, files, locks
+from skipstone.store import claims, files, locks, tensors
 from skipstone.store.key import FORMAT, model_key, normal, same_weights
 
 log = logging.getLogger(__name__)
 
 _WEIGHTS, _CONFIG = "ema.safetensors", "config.yaml"
 _MODEL = "model"  # in the metadata of the weights, the model's key
+_DAMAGED = "is damaged or of another network: train the model anew with fresh=true."
 _LATEST, _BEGINNING = "latest", 4  # the name of the model that was finished last; characters of a key, at least
 
 # What `load` builds from a config.yaml, which may come from anywhere.
 _BUILDABLE = (
     "skipstone.UNet", "skipstone.VelocityUNet", "skipstone.exchange.Theirs", "skipstone.EDM",
+    "skipstone.network.song.Preconditioned", "skipstone.network.improved.ImprovedUNet",
     "skipstone.noise.linear", "skipstone.noise.cosine", "skipstone.noise.scaled_linear", "skipstone.noise.given",
 )  # fmt: skip
 
@@ -182,15 +186,17 @@ class ModelStore:
         """The model folders and what was stored in each of what changes the weights, where it holds these letters."""
         for path in sorted(self.root.glob(f"*/{_CONFIG}")):
             try:
-                config = files.read_yaml(path) if holding in path.read_text(encoding="utf-8") else None
+                if holding not in path.read_text(encoding="utf-8"):
+                    continue
+                config = files.read_yaml(path)
                 if claims.key_of(path.parent) == model_key(config):
                     yield path.parent, config
-            except (OSError, ValueError, LookupError, TypeError):
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # no model of ours; it is not what was asked for
 
     def _say_what_changed(self, weights: dict[str, Any]) -> None:
         """Warn where a model of the same settings was trained on other images under the same name."""
-        new = weights["dataset"]["fingerprint"]
+        new = weights["dataset"].get("fingerprint")
         for folder, other in self._configs():
             old = other["dataset"].get("fingerprint")
             if old != new and normal({**other, "dataset": {**other["dataset"], "fingerprint": new}}) == normal(weights):
@@ -209,26 +215,69 @@ def weights_of(folder: Path) -> Path:
 
 def save_weights(net: nn.Module, path: Path, key: str) -> None:
     """Write a network's weights, and whose they are."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    files.write_tensors(tensors, path, {_MODEL: key})
+    tensors.write(net.state_dict(), path, {_MODEL: key})
 
 
 def load_weights(net: nn.Module, folder: Path, key: str) -> None:
     """Give a network the weights of the finished model `key` in `folder`. Raises ValueError if they are not there."""
     path = weights_of(folder)
+    with _weights_or_sentence(path):
+        kept = tensors.read(path, before=frozenset({_MODEL}))
+    _require_own(kept.about.get(_MODEL), folder, key)
+    with _weights_or_sentence(path):
+        net.load_state_dict(kept.tensors)
+
+
+def build(model: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """The network that `model` of a config.yaml describes; whoever reads one checks what it names (read_config)."""
+    arguments = {name: instantiate(value) if isinstance(value, dict) else value for name, value in model.items()}
+    with torch.device(device):
+        return get_object(arguments.pop("_target_"))(**arguments)
+
+
+def _require_fit(config: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError unless the weights in `folder` are of the network that this config describes.
+
+    It is found out before anything is built, because a config from elsewhere may describe one of any size.
+    """
+    path, key = weights_of(folder), model_key(config)
+    with _weights_or_sentence(path):
+        there, of = tensors.header(path)
+    _require_own(of.get(_MODEL), folder, key)
+    model = config["model"]
+    blocks = model.get("blocks", 1) * len(model.get("multipliers", ()))
+    if blocks <= len(there):  # each block has several tensors; a network without weights costs time all the same
+        described = build(model, "meta").state_dict()
+    if blocks > len(there) or there != {name: (tuple(x.shape), x.dtype) for name, x in described.items()}:
+        raise ValueError(f"{path} {_DAMAGED}")
+
+
+@contextmanager
+def _weights_or_sentence(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, "pt") as file:
-            of = (file.metadata() or {}).get(_MODEL, key)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        if of == key:
-            net.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or of another network: train the model anew with fresh=true.") from error
-    if of != key:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} {_DAMAGED}") from error
+
+
+def _require_own(of: str | None, folder: Path, key: str) -> None:
+    """Raise ValueError unless the weights in `folder`, which say that they are `of` a model, are of `key`.
+
+    Where they do not say, as a very early version left it, the config.yaml beside them must be the folder's own.
+    """
+    if of is None and model_key(read_config(folder)) == key == claims.key_of(folder):
+        _note_unnamed(weights_of(folder))
+    elif of != key:
         raise ValueError(
-            f"{path} is of another model, {of}, than {folder / _CONFIG}, which is of {key}: put the right file there, "
-            "or train the model anew with fresh=true."
+            f"{weights_of(folder)} is of another model, {of or 'which it does not name'}, than {folder / _CONFIG}, "
+            f"which is of {key}: put the right file there, or train the model anew with fresh=true."
         )
+
+
+@cache
+def _note_unnamed(path: Path) -> None:
+    """Once a file."""
+    log.warning("%s does not name its model: it is taken for the one of the config.yaml beside it", path)
 
 
 def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
@@ -252,6 +301,7 @@ def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
     return config
 
 
+@checked
 def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Module, ForwardProcess]:
     """The EMA network of a finished model, in eval mode on the CPU, and its forward process.
 
@@ -269,11 +319,14 @@ def load(folder: str | Path, network: nn.Module | None = None) -> tuple[nn.Modul
         )
     config = read_config(folder, network is not None)
     try:
-        net = instantiate(config["model"]) if network is None else network
+        if network is None:
+            _require_fit(config, folder)
+        net = build(config["model"]) if network is None else network
         process = process_of(instantiate(config["noise"]))
-    except (HydraException, RuntimeError, AttributeError, TypeError) as error:
+    except (HydraException, RuntimeError, AttributeError, TypeError, LookupError) as error:
         raise ValueError(
-            f"{folder / _CONFIG} describes no network of this version ({error}): train the model anew with fresh=true."
+            f"{folder / _CONFIG} describes no network of this version ({error.__cause__ or error}): train the model "
+            "anew with fresh=true."
         ) from error
     load_weights(net, folder, model_key(config))
     net.num_steps, net.threads = process.num_steps, config.get("threads")

@@ -77,13 +77,15 @@ class Muon(torch.optim.AdamW):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Of each G = U S Vᵀ of full rank roughly U Vᵀ: singular values between 0.7 and 1.2, but for the very smallest.
 
-    matrices: float [k, rows, columns], each of its own size of numbers.  Returns the same shape in float32; computed in
-    bfloat16, because the iteration needs little precision.
+    matrices: float [k, rows, columns], each of its own size of numbers.  Returns the same shape in float32. On a GPU it
+    is computed in bfloat16, because the iteration needs little precision; on a processor float32 is faster.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     # no singular value above 1; what is so small that its squares underflow stays small
-    x = (x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]).bfloat16()
+    x = (x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]).to(
+        torch.bfloat16 if x.is_cuda else torch.float32
+    )
     for _ in range(_STEPS):  # x ← a x + b (x xᵀ) x + c (x xᵀ)² x
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)

@@ -161,7 +161,7 @@ def _require_own(past: Command, folder: Path) -> None:
     """Raise ValueError where a word of the folder is not a sweep's own: it might run any code."""
     groups = {"hydra/launcher", *(path.parent.name for path in CONF.glob("*/*.yaml"))}
     launcher = {key for path in CONF.glob("hydra/launcher/*.yaml") for key in OmegaConf.load(path)} - {"defaults"}
-    keys = known_keys() | {"hydra.job.chdir"} | {f"hydra.launcher.{key}" for key in (*launcher, "n_jobs")}
+    keys = known_keys() | {f"hydra.launcher.{key}" for key in (*launcher, "n_jobs")}
     try:
         overrides = parsed([*past.hydra, *past.task])
     except OverrideParseException as error:

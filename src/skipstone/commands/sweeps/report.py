@@ -16,7 +16,8 @@ from skipstone.commands.words import unquoted
 from skipstone.evaluation import results as archive
 from skipstone.evaluation import seeds
 from skipstone.evaluation.evaluate import CLOCK, Result
-from skipstone.report import csv, curves, page, sheet, terminal
+from skipstone.report import csv, curves, page, rows, sheet, terminal
+from skipstone.report.decoration import decoration
 from skipstone.store import files
 
 
@@ -54,15 +55,17 @@ def report(folder: Path) -> Path | None:
     csv.write_csv(results, folder / "evaluation.csv")
     if averaged:
         csv.write_csv(averaged, folder / "averages.csv")
-    curves.save_curves(averaged or results, folder / "curves.png")
-    sheet.save_sheet(results, folder / "contact.png")
+    with decoration("curves.png"):
+        curves.save_curves(averaged or results, folder / "curves.png")
+    with decoration("contact.png"):
+        sheet.save_sheet(results, folder / "contact.png")
     losses = curves.training_curves(overview.losses(told))
     story = page.Story(
         model=overview.title(results),
-        config=(folder / OVERVIEW).read_text(),
+        config=(folder / OVERVIEW).read_text(errors="replace"),
         command=shlex.join(["python", "train.py", "-m", *past.hydra, *past.task]),
         training_curve=losses and losses.embedded,
-        notes=notes,
+        notes=[*notes, *rows.lost(results)],
         overview=page.Overview(overview.trainings(told), overview.memory(told), averaged),
     )
     path = page.write_page(results, folder, story)
@@ -138,6 +141,6 @@ def _why(job: Path, error: Exception) -> str:
     if archive.there(job):
         return f"its results cannot be read ({error})."
     try:
-        return (job / FAILURE).read_text().strip()
+        return (job / FAILURE).read_text(errors="replace").strip()
     except OSError:
         return "it has not come to its end." if job.is_dir() else "it has not begun."

@@ -1,23 +1,12 @@
-"""What the metrics keep on disk. A file that is absent or damaged is made anew, so every one may be deleted."""
+"""Features of real images, kept on disk. What is absent or damaged is made again, so all may be deleted."""
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from skipstone.data import ImageSet, pick
 from skipstone.evaluation.metrics.features import Extractor
-from skipstone.store import files
-
-
-def read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file, or None where it is absent or damaged."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return None
-
+from skipstone.store import tensors
 
 _FORMAT = 1  # of what extractors make of an image, beside their weights
 
@@ -27,11 +16,11 @@ def real_features(extractor: Extractor, images: ImageSet, part: str, n: int, fol
 
     Extracted once a data set, part, number and extractor, and kept below `folder`.
     """
-    path = folder / f"v{_FORMAT}-{images.name}-{images.fingerprint}-{part}-{n}-{extractor.name}.safetensors"
-    kept = (read(path) or {}).get("features")
-    if kept is not None and kept.shape == (n, extractor.num_features):
-        return kept.double()
+    of = f"v{_FORMAT}-{images.name}-{images.fingerprint}-{part}-{n}-{extractor.name}"
+    path = folder / f"{of}.safetensors"
+    kept = tensors.found(path, of)
+    if kept is not None:
+        return kept.tensors["features"].double()
     features = extractor(pick(getattr(images, part), n))
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_tensors({"features": features.float()}, path)  # loses nothing: the network computed in float32
+    tensors.keep({"features": features.float()}, path, of)  # loses nothing: the network computed in float32
     return features

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skipstone.data import ImageSet, to_unit
-from skipstone.evaluation.metrics import cache
 from skipstone.evaluation.metrics.features import Extractor, float32
-from skipstone.store import files, locks
+from skipstone.store import files, locks, tensors
 
 log = logging.getLogger(__name__)
 
@@ -126,23 +125,16 @@ def _accuracy(net: ClassifierFeatures, images: ImageSet) -> float:
 
 
 def _save(net: ClassifierFeatures, folder: Path, steps: int) -> None:
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
-    files.write_tensors(tensors, folder / _WEIGHTS)
-    files.write(folder / _RECORD, (json.dumps({"held_out_accuracy": net.accuracy, "steps": steps}) + "\n").encode())
+    tensors.keep(net.state_dict(), folder / _WEIGHTS, folder.name, accuracy=repr(net.accuracy))
+    record = {"held_out_accuracy": net.accuracy, "steps": steps}  # for people
+    files.write(folder / _RECORD, (json.dumps(record) + "\n").encode())
 
 
 def _load(net: ClassifierFeatures, folder: Path) -> bool:
-    """Whether a whole classifier that fits was there; if not, `net` keeps its first weights."""
-    tensors = cache.read(folder / _WEIGHTS) or {}
-    if _shapes(tensors) != _shapes(net.state_dict()):
+    """Whether a whole classifier of this data was there; if not, `net` keeps its first weights."""
+    kept = tensors.found(folder / _WEIGHTS, folder.name)
+    if kept is None:
         return False
-    try:
-        net.accuracy = float(json.loads((folder / _RECORD).read_text())["held_out_accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    net.load_state_dict(tensors)
+    net.load_state_dict(kept.tensors)
+    net.accuracy = float(kept.about["accuracy"])
     return True
-
-
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}

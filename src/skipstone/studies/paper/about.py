@@ -1,6 +1,7 @@
 """What a reader of the tables must know beside the numbers: the model and its training, the data, the machine."""
 
 import platform
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,16 @@ _FOLDERS = ("dataset.root", "metrics.inception")
 
 
 def identity(
-    config: DictConfig, model: OpenedModel, baseline: OpenedModel | None, images: ImageSet, precision: str
-) -> dict:
-    """Everything that changes a number of the tables, as JSON has it."""
-    settings = ("seed", "images", "images_all_steps", "images_back", "nfes", "nfes_compared", "nfes_back", "batch_size")
+    config: DictConfig, model: OpenedModel, images: ImageSet, settings: Sequence[str], **more: str | None
+) -> dict[str, Any]:
+    """Everything that changes a number of a study, as JSON has it. settings: of the configuration, beside metrics."""
     plain = OmegaConf.to_container(config, resolve=True)
     return {
         "model": weights_of(model),
-        "baseline": None if baseline is None else weights_of(baseline),
         "dataset": f"{images.name} {images.fingerprint}",
-        "precision": precision,
+        "precision": model.trainer["precision"],
         **{name: plain[name] for name in (*settings, "metrics")},
+        **more,
     }
 
 

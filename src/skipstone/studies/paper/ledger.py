@@ -1,5 +1,6 @@
 """results.json and what is kept beside it: written after every part, so that a run that is cut off loses one part."""
 
+import hashlib
 import json
 import logging
 import math
@@ -8,11 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from skipstone.store import files
+from skipstone.store import files, tensors
 from skipstone.studies.paper.parts import Outcome, Part, Progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class Ledger:
 
     def _take_up(self, identity: dict[str, Any]) -> None:
         try:
-            there = json.loads(self._path.read_text())
+            there = json.loads(self._path.read_text(encoding="utf-8"))
             theirs = there["identity"]
         except (ValueError, KeyError, TypeError) as error:
             raise FileExistsError(
@@ -53,10 +52,13 @@ class Ledger:
                 f"out={self.folder} holds results of another {' and '.join(different)}: name a folder that does not "
                 "exist, or the same settings to go on."
             )
+        if there.pop("digest", None) not in (None, _digest(there)):  # an earlier version wrote none
+            raise FileExistsError(f"{self._path} is damaged: name a folder that does not exist.")
         self.results = there
-        try:
-            self.samples = load_file(self.folder / _SAMPLES)
-        except (OSError, SafetensorError):
+        kept = tensors.found(self.folder / _SAMPLES, _digest(identity))
+        if kept is not None:
+            self.samples = kept.tensors
+        else:
             log.warning("the samples in %s are gone: pictures will lack them", self.folder)
 
     @property
@@ -83,15 +85,19 @@ class Ledger:
             "rows": [{key: _plain(value) for key, value in row.items()} for row in outcome.rows],
         }
         self.samples |= outcome.samples
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_tensors(self.samples, self.folder / _SAMPLES)
+        tensors.keep(self.samples, self.folder / _SAMPLES, _digest(self.results["identity"]))
         self.save()
 
     def save(self) -> None:
         """Write results.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with files.replacing(self._path) as path:
-            path.write_text(json.dumps(self.results, indent=1, ensure_ascii=False) + "\n")
+            content = self.results | {"digest": _digest(self.results)}
+            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

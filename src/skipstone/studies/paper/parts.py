@@ -72,6 +72,8 @@ class Tables:
     here, so that what is not allowed is refused before anything is trained or sampled.
     """
 
+    SETTINGS = ("seed", "images", "images_all_steps", "images_back", "nfes", "nfes_compared", "nfes_back", "batch_size")
+
     def __init__(
         self,
         config: DictConfig,

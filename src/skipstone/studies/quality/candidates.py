@@ -5,7 +5,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from skipstone.process import ForwardProcess
-from skipstone.schedules import Exp, Karras, LogSNR, Polynomial, Quad, Schedule, TimeUniform, Trailing, Uniform
+from skipstone.schedules import (
+    GITS,
+    Costs,
+    Exp,
+    Karras,
+    LogSNR,
+    Polynomial,
+    Quad,
+    Schedule,
+    TimeUniform,
+    Trailing,
+    Uniform,
+)
 from skipstone.solvers import (
     AFS,
     BELM,
@@ -84,8 +96,11 @@ def families(names: Sequence[str] | None) -> list[Family]:
     return list(FAMILIES) if names is None else [known[name] for name in dict.fromkeys(names)]
 
 
-def spacings(process: ForwardProcess) -> list[Spacing]:
-    """All that are tried. A schedule that visits t = 0 ends there, too: the step to data costs one evaluation more."""
+def spacings(process: ForwardProcess, costs: Costs) -> list[Spacing]:
+    """All that are tried. A schedule that visits t = 0 ends there, too: the step to data costs one evaluation more.
+
+    costs: of jumps along the model's trajectories, for GITS.
+    """
     ends_at_0 = {
         "karras": partial(Karras, betas=process.betas),
         "exp": Exp,
@@ -94,7 +109,7 @@ def spacings(process: ForwardProcess) -> list[Spacing]:
         "logsnr": partial(LogSNR, betas=process.betas),
     }
     to_data = {name: ends_at_0[name] for name in ("karras", "exp", "polynomial")}
-    to_data |= {"quad": Quad, "trailing": Trailing, "uniform": Uniform}
+    to_data |= {"quad": Quad, "trailing": Trailing, "uniform": Uniform, "gits": partial(GITS, costs=costs)}
     return [
         *(Spacing(f"{name}, to t = 0", schedule, False) for name, schedule in ends_at_0.items()),
         *(Spacing(f"{name}, to data", schedule, True) for name, schedule in to_data.items()),

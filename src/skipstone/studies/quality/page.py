@@ -7,36 +7,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from omegaconf import DictConfig, OmegaConf
 
-from skipstone.commands.finished import OpenedModel
-from skipstone.data import ImageSet
 from skipstone.evaluation.metrics.jackknife import spread
-from skipstone.report import csv
+from skipstone.report import csv, markdown
 from skipstone.report.curves import plain_log
 from skipstone.report.pictures import write as write_picture
 from skipstone.report.rows import show
 from skipstone.store import files
-from skipstone.studies.paper import about
 from skipstone.studies.paper.ledger import Ledger
-from skipstone.studies.paper.select import lines
 from skipstone.studies.quality import published
 from skipstone.studies.quality.candidates import BASE
 from skipstone.studies.quality.race import BASELINE, BEST, CONVERGED, METRIC, Row
 
 _MARKERS = "osD^vP*X<>hpd8"
-_SETTINGS = ("seed", "images", "images_tried", "nfes", "nfe_converged", "batch_size", "metrics")
-
-
-def identity(config: DictConfig, model: OpenedModel, images: ImageSet) -> dict[str, Any]:
-    """Everything that changes a number of the page, as JSON has it."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    return {
-        "model": about.weights_of(model),
-        "dataset": f"{images.name} {images.fingerprint}",
-        "precision": model.trainer["precision"],
-        **{name: plain[name] for name in _SETTINGS},
-    }
 
 
 def write(ledger: Ledger) -> Path:
@@ -146,7 +129,7 @@ def _top(results: dict[str, Any], found: Findings) -> str:
 def _tables(found: Findings) -> list[str]:
     def table(title: str, names: Sequence[str], cell: Callable[[str, int], str]) -> str:
         body = [[_label(name), *(cell(name, nfe) for nfe in found.nfes)] for name in names]
-        return f"## {title}\n\n" + lines(["NFE", *map(str, found.nfes)], body)
+        return f"## {title}\n\n" + markdown.table(["NFE", *map(str, found.nfes)], body)
 
     def shares(name: str, nfe: int) -> str:
         theirs = published.share(name, nfe)

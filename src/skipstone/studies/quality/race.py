@@ -38,6 +38,8 @@ class Race:
     Raises ValueError for what the configuration must not ask for, and for data without labels.
     """
 
+    SETTINGS = ("seed", "images", "images_tried", "nfes", "nfe_converged", "batch_size")
+
     def __init__(self, config: DictConfig, model: OpenedModel, images: ImageSet) -> None:
         most = len(images.held_out)
         for name in ("images", "images_tried"):
@@ -52,7 +54,8 @@ class Race:
         nfes = list(config.nfes)
         if not all(type(nfe) is int and nfe >= 1 for nfe in nfes) or len(set(nfes)) < len(nfes):
             raise ValueError(f"nfes={nfes} is not allowed: list different integers of at least 1.")
-        self.nfes, self._families, self._spacings = sorted(nfes), families(config.solvers), spacings(model.process)
+        self.nfes, self._families = sorted(nfes), families(config.solvers)
+        self._spacings = spacings(model.process, model.costs())
 
     @cached_property
     def proxies(self) -> Proxies:

@@ -1,0 +1,87 @@
+"""Arguments of public functions, checked against their type hints: a wrong one is named at the door, not met within."""
+
+import functools
+import inspect
+import numbers
+import os
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, ParamSpec, TypeVar
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which raises ValueError for an argument of another type than its hint. Not for what is compiled."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def outer(*args: P.args, **kwargs: P.kwargs) -> R:
+        hints = _hints(function)
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in hints:
+                require(name, value, hints[name])
+        return function(*args, **kwargs)
+
+    return outer
+
+
+def check_fields(thing: object) -> None:
+    """Raise ValueError for a field of a dataclass that is of another type than its hint."""
+    hints = _hints(type(thing))
+    for field in fields(thing):
+        require(field.name, getattr(thing, field.name), hints[field.name])
+
+
+def require(name: str, value: object, hint: Any) -> None:
+    """Raise ValueError, naming the argument, unless the value is of this type.
+
+    A float may be any number, an int any integer, and neither is a bool. Of a sequence every entry is looked
+    at. Hints that say more than that are not checked further.
+    """
+    if not _fits(value, hint):
+        shown = " ".join(repr(value).split())
+        shown = shown if len(shown) <= 60 else f"{type(value).__name__}"
+        raise ValueError(f"{name}={shown} is not allowed: {name} must be {_said(hint)}.")
+
+
+@functools.cache
+def _hints(thing: Any) -> dict[str, Any]:
+    return typing.get_type_hints(thing)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, each) for each in inner)
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if origin in (tuple, Sequence):
+        entries = value.tolist() if hasattr(value, "tolist") else value  # of an array
+        listed = isinstance(entries, Sequence) and not isinstance(entries, str)
+        return listed and all(_fits(each, inner[0]) for each in entries)
+    if origin is Callable:
+        return callable(value)
+    if hint is os.PathLike or origin is os.PathLike:
+        return isinstance(value, os.PathLike)
+    protocol = getattr(hint, "_is_protocol", False)  # what fills it is for its user to say
+    return protocol or not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _said(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_said(each) for each in inner)
+    if origin in (tuple, Sequence):
+        return f"a list, each entry {_said(inner[0])}"
+    if origin is Callable:
+        return "a function"
+    return _WORDS.get(hint) or f"a {getattr(hint, '__name__', hint)}"

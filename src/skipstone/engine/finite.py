@@ -1,0 +1,79 @@
+"""Samples that are not finite: which, and at which t the first such value appeared."""
+
+from contextlib import closing
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipstone.engine.request import LARGEST_DEFAULT_BATCH, starts
+from skipstone.engine.sampling import rows
+from skipstone.engine.step import Model
+from skipstone.solvers import StepTable
+
+_NAMED = 8  # samples that a sentence lists
+
+
+class NotFinite(NamedTuple):
+    """Samples with at least one value that is NaN or infinite.
+
+    samples: their indices k, ascending.
+    total:   how many samples there are.
+    t:       of the first row whose state was not finite; None where a second run of these samples was finite.
+    """
+
+    samples: list[int]
+    total: int
+    t: float | None
+
+    @property
+    def all(self) -> bool:
+        """Whether no sample is finite."""
+        return len(self.samples) == self.total
+
+    def __str__(self) -> str:
+        listed = ", ".join(map(str, self.samples[:_NAMED])) + (", ..." if len(self.samples) > _NAMED else "")
+        which = f"all {self.total} samples" if self.all else f"{len(self.samples)} of {self.total} samples ({listed})"
+        when = "" if self.t is None else f"; the first value that is not finite appeared at t={self.t:g}"
+        return f"{which} are not finite (NaN or infinite){when}"
+
+
+def not_finite(
+    model: Model,
+    table: StepTable,
+    x: Tensor,
+    *,
+    seed: int = 0,
+    start: Tensor | None = None,
+) -> NotFinite | None:
+    """Which samples are not finite, and since which t. None where all are: that costs one look at x.
+
+    model, table, seed, start: with which `sample` or `sample_many` gave x.
+    x:                         [n, C, H, W], on any device.
+    Samples that are not finite are run again, step by step, up to the first such row.
+    """
+    bad = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().cpu()
+    if not len(bad):
+        return None
+    return NotFinite(bad.tolist(), len(x), _first_t(model, table, bad, tuple(x.shape[1:]), seed, start, x.dtype))
+
+
+@torch.no_grad()
+def _first_t(
+    model: Model,
+    table: StepTable,
+    bad: Tensor,
+    shape: tuple[int, ...],
+    seed: int,
+    start: Tensor | None,
+    dtype: torch.dtype,
+) -> float | None:
+    first = len(table.t)
+    with torch.compiler.set_stance("force_eager"):  # a compiled network would be compiled again for this batch
+        for index in bad.split(LARGEST_DEFAULT_BATCH):
+            x = starts(model, shape, seed, index, start, dtype, table.start_scale)
+            with closing(rows(model, table, x, index, seed)) as steps:
+                finite = (bool(step.x.isfinite().all()) for step in islice(steps, first))
+                first = next((i for i, fine in enumerate(finite) if not fine), first)
+    return table.t[first].item() if first < len(table.t) else None
