@@ -17,7 +17,7 @@ MULTIRUN = ("-m", "--multirun")
 # Every setting that names a file or a folder
 PATHS = (
     "paths.outputs", "dataset.root", "dataset.cache", "solver.path", "metrics.inception", "trainer.default_root_dir",
-    "run", "like", "cells", "baseline", "out", "tried", "resume", "hydra.run.dir", "hydra.sweep.dir",
+    "run", "a", "b", "like", "cells", "baseline", "out", "tried", "resume", "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]*")  # needs no quotes
