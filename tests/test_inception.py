@@ -1,10 +1,13 @@
 """Inception-V3's features, with weights of random numbers: everything of fid but its published numbers."""
 
+import json
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
+from shell import python
 from torch import nn
 
 from skipstone.data import ImageSet
@@ -83,6 +86,29 @@ def test_inception_weights_that_are_no_such_thing_are_refused(inception_weights,
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)  # how Python marks a package that cannot be imported
     with pytest.raises(ValueError, match=r"needs the package torch-fidelity: pip install 'skipstone\[fid\]'"):
         metrics.InceptionFeatures(str(inception_weights))
+
+
+@pytest.mark.attack
+def test_the_command_gives_torch_fidelitys_fid_to_a_published_reference(inception_weights, tmp_path):
+    """In the third tier, because a CPU embeds more than 2048 images in minutes."""
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    statistics = pytest.importorskip("torch_fidelity.metric_fid").fid_statistics_to_metric
+    images = np.random.default_rng(0).integers(256, size=(2100, 3, 3, 3), dtype=np.uint8).repeat(5, 1).repeat(5, 2)
+    np.savez(tmp_path / "a.npz", images)
+    peer = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_weights))
+    with torch.no_grad():
+        parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(50)
+        features = torch.cat([peer(part)[0] for part in parts]).double().numpy()
+    own = {"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False)}
+    reference = {"mu": own["mu"] + features.std(axis=0), "sigma": 1.5 * own["sigma"]}
+    np.savez(tmp_path / "reference.npz", **reference)
+    sides = [f"a={tmp_path / 'a.npz'}", f"b={tmp_path / 'reference.npz'}"]
+    done = python("scripts/distance.py", *sides, f"metrics.inception={inception_weights}", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    (fid,) = json.loads((tmp_path / "out" / "distance.json").read_text())
+    expected = statistics(own, reference, verbose=False)["frechet_inception_distance"]
+    assert fid["metric"] == "fid"
+    assert fid["value"] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.gpu

@@ -4,11 +4,13 @@ import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from rooms import (
     Malicious,
     Prepare,
     almost,
+    arrays,
     at,
     claimed,
     configured,
@@ -75,6 +77,7 @@ reconstruct = "scripts/reconstruct.py run=<key> taus=[5] exact=[5] tau=5"
 load = 'skipstone.load("outputs/models/<key>")'
 folder = "train.py dataset=folder dataset.root=photos"
 inception = "train.py metrics.inception=w.pth dataset.held_out=2100 evaluation.images=2100"
+distance = "scripts/distance.py b=mnist5k a"
 report = "scripts/report.py outputs/sweeps/past"
 resume = "train.py resume=outputs/sweeps/past"
 
@@ -252,6 +255,66 @@ COMMANDS = [
     Case("resuming a model", "train.py resume=outputs/models/<key>",
          r"outputs/models/<key> is no sweep: name a folder"),
     Case("a report on what is not there", "scripts/report.py nowhere", r"nowhere is no sweep: name a folder"),
+    Case("a distance of one set", "scripts/distance.py b=mnist5k", r"^a has no value: set a=<value>"),
+    Case("a distance of what is not there", f"{distance}=nowhere",
+         r"^a=nowhere is not there: give a folder, an .npz file, or a data set, one of cifar10, "),
+    Case("a distance of a number", f"{distance}=5", r"^a=5 is not allowed: it is a path"),
+    Case("a distance on no features", f"{distance}=mnist5k metrics.features=0",
+         r"^metrics.features=0 is not allowed: it is an integer of at least 4"),
+    Case("a distance of a part that there is not", f"{distance}=mnist5k:test",
+         r"^a=mnist5k:test is unknown: a data set has the parts mnist5k:train and mnist5k:held_out"),
+    Case("a distance of a folder that is not named", f"{distance}=folder",
+         r"^dataset=folder needs dataset.root=<folder of images>"),
+    Case("a distance of a model", f"{distance}=<key>",
+         r"^a=<key> is a model: type scripts/sample.py run=<key> n=1000, then a=<its folder>"),
+    Case("a distance of a model's folder", f"{distance}=outputs/models/<key>", r"^a=outputs/models/<key> is a model: "),
+    Case("a distance of a sweep", f"{distance}=outputs/sweeps/past",
+         r"^a=outputs/sweeps/past is a sweep: give the folder of one of its jobs, such as outputs/sweeps/past/0"),
+    Case("a distance of a cell that there is not", f"{distance}=outputs/sweeps/past/0:mine",
+         r"^outputs/sweeps/past/0 has no cell mine: choose one of "),
+    Case("a distance of a cell of no run", f"{distance}=photos:mine",
+         r"^a=photos:mine names a cell, and photos holds no results of a run", photos(3)),
+    Case("a distance of an empty folder", f"{distance}=photos", r"^photos holds no images and no results of a run",
+         at("photos", Path.mkdir)),
+    Case("a distance of pictures of several sizes", f"{distance}=photos",
+         r"^photos must hold square images of one size, all grey or all in colour",
+         photos(3, "a.png", lambda path: picture(path, size=(9, 9)))),
+    Case("a distance of a picture cut off", f"{distance}=photos", r"^photos/bad.png cannot be read as an image",
+         photos(3, "bad.png", lambda path: path.write_text("no image"))),
+    Case("a distance of other channels", f"{distance}=x.npz",
+         r"^a has images of 3 x 28 x 28 and b of 1 x 28 x 28 \(channels, height, width\): bring them to one form",
+         arrays(arr_0=np.zeros((9, 28, 28, 3), np.uint8))),
+    Case("a distance of no images", f"{distance}=x.npz", r"^0 images are too few to compare: give at least 2",
+         arrays(arr_0=np.zeros((0, 28, 28, 1), np.uint8))),
+    Case("a distance of other arrays", f"{distance}=x.npz", r"^x.npz must hold arr_0 \(uint8 \[N, H, W, C\]\), samples",
+         arrays(images=np.zeros((9, 28, 28, 1), np.uint8))),
+    Case("a distance of floats that are not finite", f"{distance}=x.npz",
+         r"^x.npz holds floats that are not finite or not in \[-1, 1\]: store bytes",
+         arrays(samples=np.full((9, 1, 28, 28), np.nan, np.float32))),
+    Case("a distance of wide integers", f"{distance}=x.npz", r"^x.npz holds torch.int64: store bytes, uint8",
+         arrays(arr_0=np.zeros((9, 28, 28, 1), np.int64))),
+    Case("a distance of no .npz", f"{distance}=x.npz", r"^x.npz is not an .npz file of plain arrays: give another",
+         written("x.npz", "text")),
+    Case("a distance of an .npz with code in it", f"{distance}=x.npz", r"^x.npz is not an .npz file of plain arrays",
+         arrays(arr_0=np.array([Malicious()], dtype=object))),
+    Case("a distance of a reference", f"{distance}=x.npz", r"^a=x.npz holds mu and sigma: give that reference as b",
+         arrays(mu=np.zeros(8), sigma=np.eye(8))),
+    Case("a distance to a reference without Inception", "scripts/distance.py a=mnist5k b=x.npz",
+         r"^b holds mu and sigma: add metrics.inception=<path to Inception-V3's weights>",
+         arrays(mu=np.zeros(8), sigma=np.eye(8))),
+    Case("a distance to a reference of other features", "scripts/distance.py a=mnist5k b=x.npz metrics.inception=w.pth",
+         r"^mu of b has 8 features and Inception-V3 2048: give another reference",
+         arrays(mu=np.zeros(8), sigma=np.eye(8))),
+    Case("a distance to a reference of two shapes", "scripts/distance.py a=mnist5k b=x.npz",
+         r"^x.npz: mu and sigma must be \[d\] and \[d, d\], not \[3\] and \[2, 2\]",
+         arrays(mu=np.zeros(3), sigma=np.eye(2))),
+    Case("a distance to a reference that is not finite", "scripts/distance.py a=mnist5k b=x.npz",
+         r"^x.npz: mu or sigma is not finite", arrays(mu=np.full(2, np.nan), sigma=np.eye(2))),
+    Case("fid of grey images", f"{distance}=mnist5k metrics.inception=w.pth",
+         r"^a has grey images and Inception-V3 takes colour: leave out metrics.inception"),
+    Case("fid of few images", "scripts/distance.py a=x.npz b=x.npz metrics.inception=w.pth",
+         r"^9 images are too few for fid on 2048 features: give more than 2048, or leave out",
+         arrays(arr_0=np.zeros((9, 28, 28, 3), np.uint8))),
     Case("loading what is not there", 'skipstone.load("nowhere")', r"nowhere holds no finished model: give a folder"),
 ]
 

@@ -138,8 +138,8 @@ def _require_comparable(a: Images, b: Images | Statistics, inception: str | None
         raise ValueError("a has grey images and Inception-V3 takes colour: leave out metrics.inception.")
     if smallest <= NUM_FEATURES:
         raise ValueError(
-            f"{smallest} images are too few for fid on {NUM_FEATURES} features: give more than {NUM_FEATURES}, or leave "
-            "out metrics.inception."
+            f"{smallest} images are too few for fid on {NUM_FEATURES} features: give more than {NUM_FEATURES}, or "
+            "leave out metrics.inception."
         )
     return smallest
 
@@ -170,7 +170,9 @@ def _data_sets() -> list[str]:
 def _data_set(key: str, group: str, part: str, config: DictConfig) -> Images:
     """With the settings of the command line where dataset=<group> is chosen there, else with its own."""
     if part not in ("", "train", "held_out"):
-        raise ValueError(f"{key}={group}:{part} is unknown: a data set has the parts {group}:train and {group}:held_out.")
+        raise ValueError(
+            f"{key}={group}:{part} is unknown: a data set has the parts {group}:train and {group}:held_out."
+        )
     if group != HydraConfig.get().runtime.choices["dataset"]:
         own = {"dataset": OmegaConf.load(CONF / "dataset" / f"{group}.yaml")}
         config = OmegaConf.merge(OmegaConf.create({"paths": config.paths}), own)
@@ -199,7 +201,9 @@ def _npz(path: Path) -> Images | Statistics:
         raise ValueError(f"{path} holds images of {x.shape[1]} channels: 1 (grey) or 3 (colour) can be compared.")
     if x.is_floating_point():
         if "arr_0" in found or not bool((x.abs() <= _OVERSTEP).all()):
-            raise ValueError(f"{path} holds floats that are not finite or not in [-1, 1]: store bytes, uint8 0 ... 255.")
+            raise ValueError(
+                f"{path} holds floats that are not finite or not in [-1, 1]: store bytes, uint8 0 ... 255."
+            )
         x = to_bytes(x)
     if x.dtype != torch.uint8:
         raise ValueError(f"{path} holds {x.dtype}: store bytes, uint8 0 ... 255.")
