@@ -1,17 +1,18 @@
 """Inception-V3's features, with weights of random numbers: everything of fid but its published numbers."""
 
-import json
 import os
 import sys
 
 import numpy as np
 import pytest
 import torch
-from shell import python
+from omegaconf import OmegaConf
 from torch import nn
 
+from skipstone.commands import distance
 from skipstone.data import ImageSet
 from skipstone.evaluation import metrics
+from skipstone.evaluation.metrics.distances import frechet_to
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,8 @@ def test_inception_features_are_torch_fidelitys(inception_weights):
     expected = peer(images)[0].double()
     assert expected.std(0).mean() > 1e-3
     assert torch.allclose(extractor(images), expected, rtol=1e-4, atol=1e-5)
+    small = images[..., :32, :32]  # which both enlarge
+    assert torch.allclose(extractor(small), peer(small)[0].double(), rtol=1e-4, atol=1e-5)
     assert extractor.name.startswith("inception2048-")
     with pytest.raises(ValueError, match=r"grey images do not go into a colour network \(inception features\)"):
         extractor(images[:, :1])
@@ -89,26 +92,22 @@ def test_inception_weights_that_are_no_such_thing_are_refused(inception_weights,
 
 
 @pytest.mark.attack
-def test_the_command_gives_torch_fidelitys_fid_to_a_published_reference(inception_weights, tmp_path):
-    """In the third tier, because a CPU embeds more than 2048 images in minutes."""
+def test_fid_to_a_published_reference_is_torch_fidelitys(inception_weights, tmp_path):
+    """As scripts/distance.py computes it, of fewer images than it takes, because a CPU embeds those in minutes."""
     fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     statistics = pytest.importorskip("torch_fidelity.metric_fid").fid_statistics_to_metric
-    images = np.random.default_rng(0).integers(256, size=(2100, 3, 3, 3), dtype=np.uint8).repeat(5, 1).repeat(5, 2)
-    np.savez(tmp_path / "a.npz", images)
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", draw.integers(256, size=(40, 16, 16, 3), dtype=np.uint8))
+    sides = OmegaConf.create({"a": str(tmp_path / "a.npz"), "b": str(tmp_path / "reference.npz")})
+    images = distance.read("a", sides).images
     peer = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_weights))
-    with torch.no_grad():
-        parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(50)
-        features = torch.cat([peer(part)[0] for part in parts]).double().numpy()
+    features = peer(images)[0].double().numpy()
     own = {"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False)}
-    reference = {"mu": own["mu"] + features.std(axis=0), "sigma": 1.5 * own["sigma"]}
+    reference = {"mu": own["mu"] + features.std(axis=0), "sigma": 1.5 * own["sigma"] + np.diag(own["sigma"].diagonal())}
     np.savez(tmp_path / "reference.npz", **reference)
-    sides = [f"a={tmp_path / 'a.npz'}", f"b={tmp_path / 'reference.npz'}"]
-    done = python("scripts/distance.py", *sides, f"metrics.inception={inception_weights}", f"out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
-    (fid,) = json.loads((tmp_path / "out" / "distance.json").read_text())
-    expected = statistics(own, reference, verbose=False)["frechet_inception_distance"]
-    assert fid["metric"] == "fid"
-    assert fid["value"] == pytest.approx(expected, rel=1e-3)
+    b = distance.read("b", sides)
+    (ours,) = frechet_to(b.mu, b.sigma, [metrics.InceptionFeatures(str(inception_weights))(images)])
+    assert ours == pytest.approx(statistics(own, reference, verbose=False)["frechet_inception_distance"], rel=1e-3)
 
 
 @pytest.mark.gpu

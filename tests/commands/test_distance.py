@@ -12,6 +12,7 @@ from shell import python
 
 from skipstone.commands import distance
 from skipstone.evaluation.metrics import RandomFeatures
+from skipstone.evaluation.metrics.distances import frechet_to
 
 
 def frechet(x, y):
@@ -87,5 +88,5 @@ def test_a_reference_of_mu_and_sigma_gives_torch_fidelitys_fid(tmp_path):
     peer = fid.fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"]
     np.savez(tmp_path / "reference.npz", **stats[0])
     reference = distance.read("b", OmegaConf.create({"b": str(tmp_path / "reference.npz")}))
-    (ours,) = distance.frechet_to(reference.mu, reference.sigma, [torch.from_numpy(y)])
+    (ours,) = frechet_to(reference.mu, reference.sigma, [torch.from_numpy(y)])
     assert ours == pytest.approx(peer, rel=1e-3)
