@@ -11,7 +11,10 @@ _BATCH = 128  # samples, where batch_size does not tell
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def job(config: DictConfig) -> None:
-    """Writes grid.png, samples.npz (float32 [n, C, H, W] in [−1, 1]; labels), and what singles, gif, image ask for."""
+    """Writes grid.png, samples.npz and samples_adm.npz, and what singles, gif and image ask for.
+
+    samples.npz: samples, float32 [n, C, H, W] in [−1, 1], and labels.  samples_adm.npz: arr_0, uint8 [n, H, W, C].
+    """
     settings.check(config)
     from skipstone.commands.editing import beginning
     from skipstone.commands.finished import new_folder, open_model, require_finite
@@ -48,6 +51,8 @@ def job(config: DictConfig) -> None:
     with files.replacing(folder / "samples.npz") as path, path.open("wb") as file:
         np.savez(file, samples=x.cpu().numpy(), **({} if labels is None else {"labels": labels.numpy()}))
     images = to_bytes(x).cpu()
+    with files.replacing(folder / "samples_adm.npz") as path, path.open("wb") as file:
+        np.savez(file, images.permute(0, 2, 3, 1).numpy())  # arr_0
     pictures.save_grid(images, folder / "grid.png")
     if config.singles:
         for k, image in enumerate(images, start=config.first):

@@ -3,12 +3,16 @@
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from skipstone.commands import distance
 from skipstone.data import ImageSet
 from skipstone.evaluation import metrics
+from skipstone.evaluation.metrics.distances import frechet_to
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,8 @@ def test_inception_features_are_torch_fidelitys(inception_weights):
     expected = peer(images)[0].double()
     assert expected.std(0).mean() > 1e-3
     assert torch.allclose(extractor(images), expected, rtol=1e-4, atol=1e-5)
+    small = images[..., :32, :32]  # which both enlarge
+    assert torch.allclose(extractor(small), peer(small)[0].double(), rtol=1e-4, atol=1e-5)
     assert extractor.name.startswith("inception2048-")
     with pytest.raises(ValueError, match=r"grey images do not go into a colour network \(inception features\)"):
         extractor(images[:, :1])
@@ -83,6 +89,25 @@ def test_inception_weights_that_are_no_such_thing_are_refused(inception_weights,
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)  # how Python marks a package that cannot be imported
     with pytest.raises(ValueError, match=r"needs the package torch-fidelity: pip install 'skipstone\[fid\]'"):
         metrics.InceptionFeatures(str(inception_weights))
+
+
+@pytest.mark.attack
+def test_fid_to_a_published_reference_is_torch_fidelitys(inception_weights, tmp_path):
+    """As scripts/distance.py computes it, of fewer images than it takes, because a CPU embeds those in minutes."""
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    statistics = pytest.importorskip("torch_fidelity.metric_fid").fid_statistics_to_metric
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", draw.integers(256, size=(40, 16, 16, 3), dtype=np.uint8))
+    sides = OmegaConf.create({"a": str(tmp_path / "a.npz"), "b": str(tmp_path / "reference.npz")})
+    images = distance.read("a", sides).images
+    peer = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_weights))
+    features = peer(images)[0].double().numpy()
+    own = {"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False)}
+    reference = {"mu": own["mu"] + features.std(axis=0), "sigma": 1.5 * own["sigma"] + np.diag(own["sigma"].diagonal())}
+    np.savez(tmp_path / "reference.npz", **reference)
+    b = distance.read("b", sides)
+    (ours,) = frechet_to(b.mu, b.sigma, [metrics.InceptionFeatures(str(inception_weights))(images)])
+    assert ours == pytest.approx(statistics(own, reference, verbose=False)["frechet_inception_distance"], rel=1e-3)
 
 
 @pytest.mark.gpu

@@ -202,6 +202,15 @@ def written(name: str, content: str | bytes) -> Prepare:
     return prepare
 
 
+def arrays(**content: np.ndarray) -> Prepare:
+    """An x.npz in the room."""
+
+    def prepare(room: Room) -> None:
+        np.savez(room.path / "x.npz", **content)
+
+    return prepare
+
+
 def results(how: Callable[[Path], object]) -> Prepare:
     """The results of every job of the sweep in another state."""
 

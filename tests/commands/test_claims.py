@@ -21,6 +21,7 @@ SMALL_SCRIPT = {
     "evaluate": [
         "evaluation.images=16", "evaluation.fine_images=2", "metrics.features=8", "metrics.classifier_steps=10",
     ],
+    "distance": ["metrics.features=8", "metrics.classifier_steps=10"],
     "sample": ["n=4"],
     "interpolate": ["rows=1", "columns=3"],
     "reconstruct": ["n=2", "taus=[5]", "exact=[]"],

@@ -59,6 +59,9 @@ def test_sample(outputs, tmp_path):
     table = solvers.DDIM(eta=1.0).table(process, schedules.Exp(5)(100))
     expected = engine.sample(net, table, 3, (1, 28, 28), seed=7)
     np.testing.assert_allclose(np.load(out / "samples.npz")["samples"], expected.numpy(), atol=1e-4)
+    adm = np.load(out / "samples_adm.npz")["arr_0"]
+    assert (adm.dtype, adm.shape) == (np.uint8, (3, 28, 28, 1))
+    np.testing.assert_array_equal(adm[0, :, :, 0], np.asarray(Image.open(out / "singles" / "00000.png").convert("L")))
     assert [path.name for path in sorted((out / "singles").iterdir())] == ["00000.png", "00001.png", "00002.png"]
     assert Image.open(out / "singles" / "00000.png").size == (28, 28)
     assert Image.open(out / "steps.gif").n_frames == table.nfe

@@ -19,7 +19,7 @@ MULTIRUN = ("-m", "--multirun")
 # Every setting that names a file or a folder
 PATHS = (
     "paths.outputs", "dataset.root", "dataset.cache", "solver.path", "metrics.inception", "trainer.default_root_dir",
-    "run", "like", "cells", "baseline", "out", "tried", "resume",
+    "run", "a", "b", "like", "cells", "baseline", "out", "tried", "resume",
     "start", "image", "mask", "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ It is imported where it computes: that takes a second, and a refusal is not to w
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -32,19 +32,23 @@ def frechet(real: Tensor, fake: Tensor) -> float:
 
 
 def frechet_replicates(real: Tensor, fake: Tensor) -> list[float]:
-    """`frechet` without each group of fake images (jackknife.kept). float64 [N, d] each.
+    """`frechet` without each group of fake images (jackknife.kept). float64 [N, d] each."""
+    return frechet_to(real.mean(dim=0), torch.cov(real.T), [fake[some] for some in jackknife.kept(len(fake))])
+
+
+def frechet_to(mean: Tensor, covariance: Tensor, fakes: Sequence[Tensor]) -> list[float]:
+    """The Fréchet distance of each set of features to one Gaussian. float64 [d], [d, d], [N, d] each.
 
     tr √(Σ₁Σ₂) is the sum of the roots of the eigenvalues of √Σ₁ Σ₂ √Σ₁, which is symmetric: twenty of these cost less
     than the one general product that torchmetrics takes.
     """
-    mean, covariance = real.mean(dim=0), torch.cov(real.T)
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     distances = []
-    for some in jackknife.kept(len(fake)):
-        own = torch.cov(fake[some].T)
+    for fake in fakes:
+        own = torch.cov(fake.T)
         roots = torch.linalg.eigvalsh(root @ own @ root).clamp(min=0).sqrt()
-        apart = (mean - fake[some].mean(dim=0)).square().sum()
+        apart = (mean - fake.mean(dim=0)).square().sum()
         distances.append(float(apart + covariance.trace() + own.trace() - 2 * roots.sum()))
     return distances
 

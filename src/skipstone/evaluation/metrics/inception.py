@@ -1,6 +1,7 @@
 """Inception-V3's features, on which a Fréchet distance may be called FID."""
 
 import pickle
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -37,6 +38,11 @@ class InceptionFeatures(Extractor):
             ) from error
         self.net = _download() if weights == _DOWNLOAD else _read(Path(weights).expanduser())
 
+    @cached_property
+    def name(self) -> str:
+        """Also how images are enlarged: features on disk that torchmetrics enlarged otherwise are of another name."""
+        return f"{super().name}-tf1"
+
     def embed(self, images: Tensor) -> Tensor:
         return self.net(images)
 
@@ -45,7 +51,9 @@ def _build(path: str | None) -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3  # takes a second
 
     with torch.random.fork_rng(devices=[]):  # first weights are drawn before they are replaced
-        return NoTrainInceptionV3("inception-v3-compat", [str(NUM_FEATURES)], path)
+        net = NoTrainInceptionV3("inception-v3-compat", [str(NUM_FEATURES)], path)
+    net.use_antialias = False  # enlarged as in TensorFlow 1, with which published references were made
+    return net
 
 
 def _download() -> nn.Module:
