@@ -49,14 +49,14 @@ def test_the_fine_solution_is_the_odes_and_solver_rmse_the_solvers_error_alone(t
     assert rmse(solvers.AdamsBashforth(order=4), every) < first / 5
 
     def falling(solver, spacing):
-        errors = [rmse(solver, spacing(nfe)) for nfe in (5, 10, 20, 40, 80)]
+        errors = [rmse(solver, spacing(nfe)) for nfe in (5, 10, 20, 40)]
         assert errors == sorted(errors, reverse=True)
         return errors
 
     first_order = falling(solvers.DDIM(), schedules.Exp)
     for solver in (solvers.DPMSolverPP(order=2), solvers.UniPC(order=2)):
         second_order = falling(solver, lambda nfe: schedules.LogSNR(nfe, process))
-        assert second_order[-1] < first  # fewer steps than a tenth of DDIM's
+        assert second_order[-1] < first_order[-1] / 2
     assert rmse(solvers.DPMSolverPP(order=2), schedules.Exp(10)) < first_order[1]
     assert rmse(solvers.AdamsBashforth(order=2), schedules.Exp(10)) < first_order[1]
 

@@ -15,10 +15,11 @@ LOADS_TORCH = {
     "scripts/benchmark.py": ["training", "experiment=smoke", "trainer.accelerator=tpu"],
     "scripts/report.py": ["sweep"],
     "scripts/models.py": [],
+    "scripts/distance.py": ["a=none", "b=mnist5k"],
     "scripts/solver.py": ["nfe=5", "out=."],
     **{
         f"scripts/{name}.py": ["run=none"]
-        for name in ("evaluate", "export", "interpolate", "quality", "reconstruct", "sample", "study", "tables")
+        for name in ("evaluate", "export", "fit", "interpolate", "quality", "reconstruct", "sample", "study", "tables")
     },
 }
 
