@@ -5,7 +5,8 @@ is clean data. All coefficients are computed in float64 and cast once, at the en
 
 The process has T steps. Between two of them log ᾱ is interpolated linearly, as in DPM-Solver's code for a network of
 discrete steps (Lu et al. 2022), so that a sampler may visit real times. There is a kink at every step: a solver keeps
-its order down to errors of about 1e-7 at T = 1000, and loses it below. `EDM` has no kinks: its σ(t) is a closed form.
+its order down to errors of about 1e-7 at T = 1000, and loses it below. `EDM` has none above t = 0: its σ(t) is a closed
+form. So whoever integrates over time asks the process: `kinks` and `slope`.
 """
 
 import math
@@ -81,6 +82,15 @@ class ForwardProcess:
         before = t.floor().long().clamp(max=self.num_steps - 2)  # T−1 is an end, too, of the last piece
         ends = (self._logs[t.device][before + row] for row in (1, 2))  # row t+1 holds step t
         return torch.lerp(*ends, t - before)
+
+    def slope(self, t: Tensor) -> Tensor:
+        """d log ᾱ/dt at real t off the kinks: float64, of the shape of `t`; t in −1 … T−1."""
+        before = t.double().floor().long().clamp(max=self.num_steps - 2)
+        return self._log_alpha_bars[before + 2] - self._log_alpha_bars[before + 1]  # row t+1 holds step t
+
+    def kinks(self, low: float, high: float) -> Tensor:
+        """The t between low and high at which log ᾱ has a kink: float64, ascending. Here they are the steps."""
+        return torch.tensor(range(math.floor(low) + 1, math.ceil(high)), dtype=torch.float64)
 
     @checked
     def step_at(self, log_alpha_bar: Tensor) -> Tensor:
@@ -198,6 +208,17 @@ class EDM(ForwardProcess):
     def _real(self, t: Tensor) -> Tensor:
         t = t.double()
         return torch.where(t < 0, (t + 1) * self._first, -torch.log1p(self._sigma(t.clamp(min=0)) ** 2))
+
+    def slope(self, t: Tensor) -> Tensor:
+        """d log ᾱ/dt, as for ForwardProcess."""
+        t = t.double()
+        sigma, width = self._sigma(t.clamp(min=0)), (self._high - self._low) / self._last
+        sigma_slope = self._rho * width * sigma ** (1 - 1 / self._rho)
+        return torch.where(t < 0, self._first, -2 * sigma * sigma_slope / (1 + sigma**2))
+
+    def kinks(self, low: float, high: float) -> Tensor:
+        """t = 0, if it lies between low and high: above it σ(t) is smooth, and below it log ᾱ is linear."""
+        return torch.zeros(int(low < 0 < high), dtype=torch.float64)
 
     def step_at(self, log_alpha_bar: Tensor) -> Tensor:
         """The real t of this log ᾱ, as for ForwardProcess."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from skipstone.checked import checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.gaussian import Convergence, convergence
-from skipstone.solvers.integrals import gauss_legendre
+from skipstone.solvers.integrals import over_r
 from skipstone.solvers.portable import require_process
 from skipstone.solvers.recursion import states
 from skipstone.solvers.table import Path, Solver, StepTable, noise_ratio
@@ -184,19 +184,12 @@ def _residuals(table: StepTable, process: ForwardProcess, gives: str) -> tuple[f
         return ((variable(process, t) - last) / width) ** degree
 
     def integral(degree: int) -> Tensor:
-        """∫ polynomial dw up to each level, with w = 1/r where x0 is given, and w = r: between the process's steps."""
+        """∫ polynomial dw up to each level, with w = 1/r where x0 is given, and w = r."""
         total = [torch.zeros((), dtype=torch.float64)]
-        theta, weights = gauss_legendre(_NODES)
-        for start, stop in pairwise(levels.tolist()):
-            low, high = sorted((start, stop))
-            edges = torch.tensor([low, *range(math.floor(low) + 1, math.ceil(high)), high], dtype=torch.float64)
-            y = -process.log_alpha_bar(edges)  # between two steps t is linear in y, and r = √(e^y − 1)
-            at = y[:-1, None] + y.diff()[:, None] * theta
-            t = edges[:-1, None] + edges.diff()[:, None] * theta
-            dr = torch.exp(at) / (2 * torch.sqrt(torch.expm1(at)))
-            dw = -dr / torch.expm1(at) if gives_x0 else dr
-            piece = (polynomial(t, degree) * dw * (y.diff()[:, None] * weights)).sum()
-            total.append(total[-1] + (piece if stop > start else -piece))
+        for start, stop in pairwise(levels):
+            t, dr = over_r(process, start, stop, _NODES)
+            dw = -dr / noise_ratio(process, t) ** 2 if gives_x0 else dr
+            total.append(total[-1] + (polynomial(t, degree) * dw).sum())
         return torch.stack(total)
 
     residuals, whole = [], integral(0)
