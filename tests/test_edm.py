@@ -133,7 +133,7 @@ def test_deis_integrates_over_edms_own_noise_levels(T):
 
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("T", [18, 100])
-def test_deis_has_its_order_on_edms_process_whatever_T_is(order, T):
+def test_deis_has_its_order_on_edms_process_of_any_length(order, T):
     process, mean, spread = EDM(T), 0.4, 0.3
 
     def exact(t):  # of the trajectory 1.1 deviations above the mean
@@ -230,6 +230,9 @@ def test_a_start_that_is_not_noise_is_refused():
         {"sigma_max": math.inf},
         {"rho": 0.5},
         {"rho": math.nan},
+        {"num_steps": 10**6 + 1},
+        {"sigma_min": "a"},
+        {"sigma_min": True},
     ],
 )
 def test_levels_that_cannot_be_are_refused(settings):

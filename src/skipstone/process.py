@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from skipstone.checked import checked
+from skipstone.checked import checked, plain, require, require_length
 
 
 class ForwardProcess:
@@ -55,8 +55,7 @@ class ForwardProcess:
         except (TypeError, ValueError, RuntimeError):  # RuntimeError: what it has no type for
             raise ValueError(f"t={t!r} is not allowed: t must be a number or a tensor of numbers.") from None
         if not t.is_floating_point():
-            self._require(t)
-            return self._log_alpha_bars[t + 1]
+            return self._log_alpha_bars[self._steps(t) + 1]
         if not bool(((t >= -1) & (t <= self.num_steps - 1)).all()):
             raise ValueError(f"t must lie within -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
         return self._real(t)
@@ -150,6 +149,7 @@ class ForwardProcess:
             raise ValueError(f"images must be float in the [-1, 1] scale, got {x.dtype}: use x / 127.5 - 1 for bytes.")
         if t.is_floating_point() or t.dtype == torch.bool:
             raise self._wrong(t)
+        t = t.long()  # in which t + 1 does not wrap
         if x.device not in self._roots:
             roots = (torch.exp(0.5 * self._log_alpha_bars), torch.sqrt(-torch.expm1(self._log_alpha_bars)))
             self._roots[x.device] = (roots[0].to(x.device), roots[1].to(x.device))
@@ -160,10 +160,14 @@ class ForwardProcess:
             raise self._wrong(t) from error
         return signal.to(x.dtype).view(shape), noise.to(x.dtype).view(shape)
 
-    def _require(self, t: Tensor) -> None:
-        """Raise ValueError unless every t is a step of this process, or −1."""
-        if t.is_complex() or t.dtype == torch.bool or bool((t < -1).any()) or bool((t >= self.num_steps).any()):
+    def _steps(self, t: Tensor) -> Tensor:
+        """t as int64. Raises ValueError unless every t is a step of this process, or −1."""
+        if t.is_complex() or t.dtype == torch.bool:
             raise self._wrong(t)
+        steps = t.long()  # in which t + 1 does not wrap, nor does T
+        if bool(((steps < -1) | (steps >= self.num_steps)).any()):
+            raise self._wrong(t)
+        return steps
 
     def _wrong(self, t: Tensor) -> ValueError:
         return ValueError(f"t must be integers in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
@@ -176,7 +180,7 @@ class EDM(ForwardProcess):
     real times (`schedules.TimeUniform`) are EDM's steps. t = −1 is clean data, and log ᾱ is linear between −1 and 0.
     Samples start from σ(t) z there, which is √(1−ᾱ) z here.
 
-    num_steps: T, at least 2. It numbers the levels that training draws from; sampling may visit any real t.
+    num_steps: T, 2 … 1,000,000. It numbers the levels that training draws from; sampling may visit any real t.
     sigma_min: σ at t = 0, above 0.
     sigma_max: σ at t = T−1, above sigma_min.
     rho:       at least 1: the larger, the more of the levels lie near the data.
@@ -186,8 +190,10 @@ class EDM(ForwardProcess):
     def __init__(
         self, num_steps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
     ) -> None:
-        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 2:
-            raise ValueError(f"noise.num_steps={num_steps!r} must be an integer of at least 2: the number of levels.")
+        require_length("noise.num_steps", num_steps)
+        for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max), ("rho", rho)):
+            require(f"noise.{name}", value, float)
+        num_steps, sigma_min, sigma_max, rho = map(plain, (num_steps, sigma_min, sigma_max, rho))
         if not (0 < sigma_min < sigma_max < math.inf and 1 <= rho < math.inf):
             raise ValueError(
                 f"noise.sigma_min={sigma_min}, noise.sigma_max={sigma_max} and noise.rho={rho} are not allowed: they "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skipstone.checked import checked
-from skipstone.engine.request import batch_of, count_and_shape, require_noise, scaled, starts
+from skipstone.engine.request import batch_of, count_and_shape, require_noise, require_run, scaled, starts
 from skipstone.engine.slots import slots_for
 from skipstone.engine.step import Model, Row, advance, columns, evaluating
 from skipstone.rng import Stream, normal
@@ -81,6 +81,7 @@ def sample_many(
     """
     if not tables:
         raise ValueError("give at least one table.")
+    require_run(model, tables, dtype)
     count, shape = count_and_shape(n, shape, start)
     if start is None:
         for table in tables:

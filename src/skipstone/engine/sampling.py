@@ -10,7 +10,7 @@ from torch import Tensor
 from skipstone.checked import checked
 from skipstone.engine.gradients import differentiable
 from skipstone.engine.packing import sample_many
-from skipstone.engine.request import batch_of, count_and_shape, require_count, require_noise, starts, take
+from skipstone.engine.request import batch_of, count_and_shape, require_count, require_noise, require_run, starts, take
 from skipstone.engine.slots import recordable
 from skipstone.engine.step import Model, Row, advance, columns, evaluating, predict
 from skipstone.rng import Stream, normal
@@ -52,7 +52,7 @@ def sample(
                 where the table has real times. A Module is in eval mode meanwhile. Its modes are restored on exit,
                 also after an exception.
     table:      of a solver, see `skipstone.solvers`.
-    n, shape:   how many samples, and their (C, H, W). They start from the noise of `seed`.
+    n, shape:   how many samples, and their (C, H, W), or any other shape that the model takes. They start from the noise of `seed`.
     seed:       any int. It gives the start noise and the noise of the steps.
     start:      [n, C, H, W] to start from as it is, in place of n, shape and the seed's start noise.
     step_noise: z of every row, [S, n, C, H, W], in place of the seed's (for tests).
@@ -70,6 +70,7 @@ def sample(
     if step_noise is None and recordable(model) and not grad:
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
         return sample_many(model, [table], n, shape, **asked)[0]
+    require_run(model, [table], dtype)
     count, shape = count_and_shape(n, shape, start)
     if start is None:
         require_noise(table)
@@ -101,7 +102,6 @@ def sample(
 
 
 @checked
-@torch.no_grad()
 def trajectory(
     model: Model,
     table: StepTable,
@@ -118,16 +118,18 @@ def trajectory(
 
     left: what a row before the first has left, like start, for a table that goes on from another.
     Other arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
-    A Module stays in eval mode until the iterator is exhausted or closed.
+    What is wrong is refused at the call. A Module is in eval mode from the first step on, also while the caller looks at
+    one, until the iterator is exhausted or closed.
     """
+    require_run(model, [table], dtype)
     count, shape = count_and_shape(n, shape, start)
     if start is None:
         require_noise(table)
     if step_noise is not None:
         _require_step_noise(step_noise, table, count, shape)
     index = torch.arange(count)
-    x = starts(model, shape, seed, index, start, dtype, table.start_scale)
-    yield from rows(model, table, x, index, seed, step_noise, left)
+    x = starts(model, shape, seed, index, start, dtype, table.start_scale).detach()
+    return torch.no_grad()(rows)(model, table, x, index, seed, step_noise, left)
 
 
 @checked
@@ -157,10 +159,10 @@ def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tup
 def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
     """`count` start noises from a to b (both included) along the sphere (Song et al. 2021, appendix D.5).
 
-    a, b:  float [C, H, W], finite.
+    a, b:  float [C, H, W], or of any other shape, finite.
     count: at least 1.
-    Returns [count, C, H, W]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b for w in 0 … 1, with θ the angle between
-    a and b; for θ = 0 the limit (1−w) a + w b.
+    Returns [count, C, H, W], or [count, …]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b for w in 0 … 1, with θ the angle
+    between a and b; for θ = 0 the limit (1−w) a + w b.
     Raises ValueError where a or b is zero or not finite, and where they are opposite: no arc is the shortest.
     """
     require_count("count", count)
@@ -170,7 +172,7 @@ def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
     if not bool(cosine.isfinite()):
         raise ValueError("a and b must be finite and not zero: there is no way between them on the sphere.")
     theta = torch.arccos(cosine.clamp(-1, 1))
-    w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, 1, 1, 1)
+    w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, *(1 for _ in a.shape))
     if float(torch.sin(theta)) < torch.finfo(a.dtype).eps:
         if cosine < 0:
             raise ValueError("a and b are opposite, so many ways between them are the shortest: choose other ends.")

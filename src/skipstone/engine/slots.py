@@ -23,7 +23,7 @@ class Slots:
     """Slots on one device. All tensors stay where they are, so that a recording of `step` remains valid.
 
     size:    B, the number of slots. Attribute `x` holds their states, [B, *shape].
-    shape:   (C, H, W) of a sample.
+    shape:   of a sample, such as (C, H, W).
     rows:    of all tables together, at most.
     history: how many earlier rows a step may read.
     times:   of the network's times: int64, or float64 if any table has real times.
@@ -90,7 +90,8 @@ class Slots:
         self._graphs[noisy].replay()
 
     def _advance(self, model: Model, noisy: bool) -> None:
-        row = Row.of(self._flat[self._row].T[..., None, None, None].unbind())
+        values = self._flat[self._row].T  # [columns, B]
+        row = Row.of(values.view(*values.shape, *(1 for _ in self.x.shape[1:])).unbind())
         t = self._times[self._row]
         eps = predict(model, self.x, t)
         z = None

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from skipstone.checked import checked
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
 
@@ -33,6 +33,9 @@ class BELM:
     name: ClassVar[str] = "o_belm"
     to_data: bool = True
     clip_x0: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @checked
     def table(self, process: ForwardProcess, timesteps: Steps) -> StepTable:
