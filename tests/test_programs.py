@@ -390,6 +390,16 @@ def test_encoding_and_decoding_come_back(solver):
     assert errors[2] < max(errors[0] / 8, 5e-3)  # the row at data is of first order, whatever the others are
 
 
+def test_the_analytical_first_step_keeps_what_the_other_says_of_its_ends():
+    for inner in (solvers.DDIM(clip_x0=True), solvers.DDIM(to_data=False), solvers.DDIM()):
+        afs = solvers.AFS(inner)
+        assert (afs.to_data, afs.clip_x0) == (inner.to_data, inner.clip_x0)
+        table = afs.table(PROCESS, KARRAS)
+        assert (bool(table.p[-1] == -1), table.clip_x0) == (inner.to_data, inner.clip_x0)
+    afs = solvers.AFS(solvers.DDIM(to_data=False, clip_x0=True), to_data=True, clip_x0=False)
+    assert (afs.to_data, afs.clip_x0) == (True, False)
+
+
 @pytest.mark.parametrize("inner", [solvers.AdamsBashforth(4, "published"), solvers.Heun(), solvers.UniPC(2)], ids=name)
 def test_the_analytical_first_step_costs_nothing(inner):
     steps = KARRAS

@@ -52,7 +52,8 @@ def sample(
                 where the table has real times. A Module is in eval mode meanwhile. Its modes are restored on exit,
                 also after an exception.
     table:      of a solver, see `skipstone.solvers`.
-    n, shape:   how many samples, and their (C, H, W), or any other shape that the model takes. They start from the noise of `seed`.
+    n, shape:   how many samples, and their (C, H, W), or any other shape that the model takes. They start from the
+                noise of `seed`.
     seed:       any int. It gives the start noise and the noise of the steps.
     start:      [n, C, H, W] to start from as it is, in place of n, shape and the seed's start noise.
     step_noise: z of every row, [S, n, C, H, W], in place of the seed's (for tests).
@@ -118,8 +119,8 @@ def trajectory(
 
     left: what a row before the first has left, like start, for a table that goes on from another.
     Other arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
-    What is wrong is refused at the call. A Module is in eval mode from the first step on, also while the caller looks at
-    one, until the iterator is exhausted or closed.
+    What is wrong is refused at the call. A Module is in eval mode from the first step on, also while the caller looks
+    at one, until the iterator is exhausted or closed.
     """
     require_run(model, [table], dtype)
     count, shape = count_and_shape(n, shape, start)

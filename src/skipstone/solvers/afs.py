@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from skipstone.checked import checked
+from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Solver, Steps, StepTable
 
@@ -12,12 +12,18 @@ class AFS:
     """Another solver whose first row takes eps := x_t in place of an evaluation (Dockhorn et al. 2022).
 
     solver:           the other, such as AdamsBashforth(order=4).
-    to_data, clip_x0: as for DDIM, in place of the other's own.
+    to_data, clip_x0: as for DDIM; None is the other's own.
     """
 
     solver: Solver
-    to_data: bool = True
-    clip_x0: bool = False
+    to_data: bool | None = None
+    clip_x0: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("to_data", "clip_x0"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.solver, name))
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from skipstone.solvers.gaussian import Convergence, convergence
 from skipstone.solvers.integrals import over_r
 from skipstone.solvers.portable import require_process
 from skipstone.solvers.recursion import states
+from skipstone.solvers.stored import Stored
 from skipstone.solvers.table import Path, Solver, StepTable, noise_ratio
 
 DEGREES = 4
@@ -52,8 +53,11 @@ class Proof:
     stochastic:       whether any row adds noise.
     conditions:       of order; None for a stochastic table, and for one with fewer than two rows between noise levels.
     stable_to:        the largest λh below which an error shrinks, see `amplification`; None as for conditions.
-    explicit_inverse: whether the solver undoes its own steps without a fixed point; None without a solver.
-    convergence:      the solver's measured order and error constant; None without a solver.
+    solver:           the name of the solver that the next two are of; None without one.
+    explicit_inverse: whether it undoes its own steps without a fixed point; None without a solver.
+    convergence:      its measured order and error constant, on the Gaussian problem's own process; None without a
+                      solver, and for one that has no order.
+    left_out:         a sentence for each thing that is None because it cannot be found.
     """
 
     evaluations: int
@@ -65,8 +69,10 @@ class Proof:
     stochastic: bool
     conditions: Conditions | None
     stable_to: float | None
+    solver: str | None = None
     explicit_inverse: bool | None = None
     convergence: Convergence | None = None
+    left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[tuple[str, str]]:
         """What it says, for people: names and values."""
@@ -80,17 +86,18 @@ class Proof:
         if self.conditions is not None:
             missed = ", ".join(f"{residual:.1e}" for residual in self.conditions.residuals)
             told += [
-                (f"last step, {self.conditions.gives}", f"exact for {self.conditions.exact} degrees from 0 on"),
+                (f"last step, {self.conditions.gives}", f"exact for {_degrees(self.conditions.exact)}"),
                 (f"missed at degree 0 to {DEGREES - 1}", missed),
                 ("stable up to λh an evaluation", f"{self.stable_to:.3g}"),
             ]
+        if self.solver is not None:
+            told += [("explicit inverse", "yes" if self.explicit_inverse else "no")]
         if self.convergence is not None:
             order, errors = self.convergence.order, self.convergence.errors
             told += [
-                ("explicit inverse", "yes" if self.explicit_inverse else "no"),
                 (
                     "weak order" if self.stochastic else "order",
-                    f"{order:.2f} on steps even in {self.convergence.variable}",
+                    f"{order:.2f} on steps even in {self.convergence.variable}, of {self.solver} on linear noise",
                 ),
                 ("error constant", f"{self.convergence.constant:.2g}"),
                 *(
@@ -98,7 +105,11 @@ class Proof:
                     for n, e in zip(self.convergence.nfes, errors, strict=True)
                 ),
             ]
-        return told
+        return [*told, *(("left out", why) for why in self.left_out)]
+
+
+def _degrees(exact: int) -> str:
+    return "no degree" if exact == 0 else "degree 0" if exact == 1 else f"{exact} degrees from 0 on"
 
 
 @checked
@@ -107,16 +118,25 @@ def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = Non
 
     solver: that made the table, to measure its order on the Gaussian problem; this takes seconds.
 
-    Raises ValueError for a table of another process, and for one that clips x0 or asks no network in its first row:
-    there x_p is not a linear combination of what the network gave.
+    Raises ValueError for a table of another process, for one that the solver does not make of these steps, and for one
+    that clips x0: there x_p is not a linear combination of what the network gave.
     """
     require_process(table, process)
-    if table.clip_x0 or table.nfe < len(table.t):
-        raise ValueError("a table that clips x0, or leaves out an evaluation, is not linear: build it without.")
+    if table.clip_x0:
+        raise ValueError("a table that clips x0 is not linear: build it without.")
+    if solver is not None:
+        _require_made_by(solver, table, process)
     mean, noise = _carried(table, process)
     signal_p, variance_p = process.alpha_bar(table.p).sqrt(), process.one_minus_alpha_bar(table.p)
-    inner = between_noise(table)
-    followed = not table.stochastic and len(inner.t) > 1
+    inner, left_out, measured = between_noise(table), [], None
+    followed = not table.stochastic and len(inner.t) > 1 and table.nfe == len(table.t)
+    if table.nfe < len(table.t):
+        left_out.append("order conditions and stability, because the first row asks no network")
+    if solver is not None:
+        try:
+            measured = convergence(solver)
+        except ValueError as error:
+            left_out.append(f"the order: {error}")
     return Proof(
         table.nfe,
         len(table.t),
@@ -127,9 +147,33 @@ def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = Non
         table.stochastic,
         conditions(inner, process) if followed else None,
         _stable_to(inner, process) if followed else None,
+        None if solver is None else solver.name,
         None if solver is None else hasattr(solver, "return_table"),
-        None if solver is None else convergence(solver),
+        measured,
+        tuple(left_out),
     )
+
+
+def _require_made_by(solver: Solver, table: StepTable, process: ForwardProcess) -> None:
+    """Raise ValueError where the solver's own table visits the same times in the same rows with other weights.
+
+    Where its rows are others, nothing is known: it may visit times between those of the schedule.
+    """
+    if isinstance(solver, Stored) or not bool((table.f >= table.p).all()):
+        return
+    visited = sorted({t for t in [*table.f.tolist(), *table.p.tolist()] if t > -1})
+    made = replace(solver, to_data=bool(table.p[-1] == -1)).table(process, visited)
+    if any(not torch.equal(getattr(made, name).double(), getattr(table, name).double()) for name in ("f", "t", "p")):
+        return
+    if any(
+        getattr(made, name).shape != getattr(table, name).shape
+        or not torch.allclose(getattr(made, name), getattr(table, name), rtol=_ZERO, atol=_ZERO)
+        for name in ("a", "b", "s", "c")
+    ):
+        raise ValueError(
+            f"solver={solver.name} did not make this table: of the same steps it makes another; give the solver that "
+            "made it, or none."
+        )
 
 
 @checked
@@ -237,9 +281,10 @@ def _carried(table: StepTable, process: ForwardProcess) -> tuple[Tensor, Tensor]
     x0[0], n[1] = 1.0, 1.0
 
     def predict(i: int, x: Tensor) -> Tensor:
-        if table.f[i] == table.t[i]:
+        if table.f[i] == table.t[i] and table.evaluated[i]:
             return x0
-        return (x - table.sqrt_one_minus_alpha_bar[i] * n) / table.sqrt_alpha_bar[i]
+        eps = n if table.evaluated[i] else x
+        return (x - table.sqrt_one_minus_alpha_bar[i] * eps) / table.sqrt_alpha_bar[i]
 
     def landed(i: int, x: Tensor) -> Tensor:
         z = torch.zeros_like(x)

@@ -35,7 +35,7 @@ class Path(NamedTuple):
 
     @property
     def inner(self) -> Tensor:
-        """Which rows touch no clean data: bool [S]. The others are DDIM's in every table: log-SNR is infinite there."""
+        """Which rows touch no clean data: bool [S]. At the others log-SNR is infinite, so most solvers take DDIM's."""
         return (self.f > -1) & (self.p > -1)
 
 
