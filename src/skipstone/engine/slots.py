@@ -90,8 +90,7 @@ class Slots:
         self._graphs[noisy].replay()
 
     def _advance(self, model: Model, noisy: bool) -> None:
-        values = self._flat[self._row].T  # [columns, B]
-        row = Row.of(values.view(*values.shape, *(1 for _ in self.x.shape[1:])).unbind())
+        row = Row.of(_beside(self.x, self._flat[self._row]))
         t = self._times[self._row]
         eps = predict(model, self.x, t)
         z = None
@@ -121,6 +120,11 @@ class Slots:
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
         return graph
+
+
+def _beside(x: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """The columns of values, [B, K], each as [B, 1, …] to go with x, [B, …] of any rank."""
+    return values.T.view(*values.T.shape, *(1 for _ in x.shape[1:])).unbind()
 
 
 _recorded: WeakKeyDictionary[nn.Module, OrderedDict[tuple, Slots]] = WeakKeyDictionary()
