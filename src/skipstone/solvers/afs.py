@@ -21,9 +21,8 @@ class AFS:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("to_data", "clip_x0"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(self.solver, name))
+        object.__setattr__(self, "to_data", self.solver.to_data if self.to_data is None else self.to_data)
+        object.__setattr__(self, "clip_x0", self.solver.clip_x0 if self.clip_x0 is None else self.clip_x0)
 
     @property
     def name(self) -> str:
