@@ -98,7 +98,8 @@ def job(config: DictConfig) -> None:
     rows = []
     for tau in progress.each(config.taus, "encoding and decoding", "taus"):
         nfe = solver.table(process, visited(tau)).nfe
-        row = {"method": "euler", "tau": tau, "nfe": nfe, "evaluations": 2 * nfe, **errors(decoded(tau, encoded(tau)))}
+        row = {"method": "encode", "solver": solver.name, "tau": tau, "nfe": nfe, "evaluations": 2 * nfe}
+        row |= errors(decoded(tau, encoded(tau)))
         rows.append(row | ({"latents_off": None} if explicit else {}))
     if explicit and config.exact:
         steps = schedules.Polynomial(min(_FINE, process.num_steps))(process.num_steps)
@@ -106,14 +107,15 @@ def job(config: DictConfig) -> None:
         fine = run(fine_solver.encode_table(process, steps), x0)
     for tau in progress.each(config.exact, "inverting", "taus"):
         if explicit:
-            rows.append({"method": "explicit", "tau": tau, **undone(tau)})
+            rows.append({"method": "explicit", "solver": solver.name, "tau": tau, **undone(tau)})
             continue
         steps = inner.table(process, visited(tau))
         z, solved = engine.invert(net, steps, x0)
         evaluations = sum(row.evaluations for row in solved) + steps.nfe
         error = errors(run(steps, z))
         coarse = [f"{row.t}-{row.p}" for row in solved if not row.converged]
-        rows.append({"method": "exact", "tau": tau, "nfe": steps.nfe, "evaluations": evaluations, **error})
+        row = {"method": "exact", "solver": solver.name, "tau": tau, "nfe": steps.nfe, "evaluations": evaluations}
+        rows.append(row | error)
         if coarse:
             print(f"tau={tau}: too coarse to invert at the steps {' '.join(coarse)}")
     csv.write_rows(rows, folder / "reconstruction.csv")

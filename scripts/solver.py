@@ -12,7 +12,7 @@ def job(config: DictConfig) -> None:
     """Prints order, constants and stability; writes proof.json, table.json (solver=table) and coefficients.png."""
     settings.check(config)
     import json
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import torch
     from hydra.utils import instantiate
@@ -29,7 +29,9 @@ def job(config: DictConfig) -> None:
     choose_taus(config, process)
     solver, schedule = instantiate(config.solver), instantiate(config.schedule)
     table = solver.table(process, schedule(process.num_steps))
-    proof = prove(table, process, solver)
+    proof = prove(replace(table, clip_x0=False), process, solver)
+    if table.clip_x0:
+        proof = replace(proof, left_out=("clipping, which is not linear: all of this is without", *proof.left_out))
     folder = new_folder(config.out)
     rates, growth = torch.linspace(0.02, 5.0, 250, dtype=torch.float64), None
     if proof.stable_to is not None:

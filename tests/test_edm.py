@@ -4,13 +4,15 @@ import json
 import math
 import re
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from shell import python, run
 
-from skipstone import EDM, UNet, VelocityUNet, engine, load, rng, schedules, solvers
+from skipstone import EDM, UNet, VelocityUNet, engine, load, prove, rng, schedules, solvers
 
 STEPS, SHAPE, N = 18, (1, 2, 3), 2
 PROCESS = EDM(1000)
@@ -99,6 +101,84 @@ def test_heun_is_the_sampler_of_edm(settings):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("T", [10, 18, 1000])
+def test_deis_integrates_over_edms_own_noise_levels(T):
+    """tAB (Zhang & Chen 2023): x/√ᾱ moves by Σ_j eps_j ∫ L_j(t) dσ, L_j through the times of the last evaluations."""
+    process, times = EDM(T), schedules.TimeUniform(5)(T)
+    for steps in (times, (-0.6, *times)):  # below 0 log ᾱ is linear, so σ is not EDM's there
+        table = solvers.DEIS(3, to_data=False).table(process, steps)
+
+        def ratio(t, process=process):
+            return math.sqrt(math.expm1(-float(process.log_alpha_bar(float(t)))))
+
+        for i in range(2, len(table.t)):
+            nodes, p = [table.t[i - j].item() for j in range(3)], table.p[i].item()
+            found = [table.b[i], table.c[i, 0], table.c[i, 1]]
+            for j, node in enumerate(nodes):
+                others = [other for other in nodes if other != node]
+
+                def share(s, j=j, node=node, others=others, T=T):  # L_j over σ: σ(t) inverted as printed
+                    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+                    t = (s ** (1 / 7) - low) / (high - low) * (T - 1)
+                    t = t if t >= 0 else math.log1p(s**2) / math.log1p(0.002**2) - 1
+                    return math.prod((t - other) / (node - other) for other in others)
+
+                ends = [ratio(nodes[0]), *([0.002] if p < 0 < nodes[0] else []), ratio(p)]
+                integral = sum(quad(share, *pair, epsabs=0, epsrel=1e-12)[0] for pair in pairwise(ends))
+                weight = math.sqrt(float(process.alpha_bar(p))) * integral  # of eps_j, which the table has in x and x0
+                signal, level = (float(x) for x in process.roots(torch.tensor(nodes[0])))
+                wanted = -weight * signal / level if j == 0 else weight
+                assert found[j].item() == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("T", [18, 100])
+def test_deis_has_its_order_on_edms_process_of_any_length(order, T):
+    process, mean, spread = EDM(T), 0.4, 0.3
+
+    def exact(t):  # of the trajectory 1.1 deviations above the mean
+        signal, level = (x.item() for x in process.roots(torch.tensor(float(t), dtype=torch.float64)))
+        return signal * mean + 1.1 * math.hypot(signal * spread, level)
+
+    def network(x, t):
+        signal, level = (each.view(-1, 1) for each in process.roots(t))
+        return level * (x - signal * mean) / ((signal * spread) ** 2 + level**2)
+
+    errors = []
+    for count in (81, 161):
+        steps = torch.linspace(0.1 * (T - 1), 0.7 * (T - 1), count, dtype=torch.float64).tolist()
+        table = solvers.DEIS(order, to_data=False).table(process, steps)
+        start = torch.full((1, 1), exact(steps[-1]), dtype=torch.float64)
+        end = engine.sample(network, table, start=start, dtype=torch.float64)
+        errors.append(abs(end.item() - exact(steps[0])))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("T", [20, 1000])
+@pytest.mark.parametrize(
+    ("solver", "gives", "exact"),
+    [
+        (solvers.DEIS(3), "eps in t", 3),
+        (solvers.DEIS(3, "log_r"), "eps in log r", 3),
+        (solvers.AdamsBashforth(3), "eps in r", 3),
+        (solvers.DPMSolverPP(3), "x0 in λ", 3),
+    ],
+)
+def test_a_proof_integrates_over_edms_own_noise_levels(T, solver, gives, exact):
+    process = EDM(T)
+    found = prove(solver.table(process, schedules.TimeUniform(6)(T)), process).conditions
+    assert (found.gives, found.exact) == (gives, exact)
+
+
+def test_the_slope_and_the_kinks_are_those_of_the_levels(process):
+    for each, within in ((process, [0, 1, 2]), (EDM(20), [0])):
+        t = torch.tensor([-0.5, 0.3, 7.25, 12.6], dtype=torch.float64)
+        numeric = (each.log_alpha_bar(t + 1e-6) - each.log_alpha_bar(t - 1e-6)) / 2e-6
+        torch.testing.assert_close(each.slope(t), numeric, rtol=1e-6, atol=0)
+        assert each.kinks(-0.5, 2.5).tolist() == within
+        assert each.kinks(3.0, 3.0).tolist() == each.kinks(3.2, 3.4).tolist() == []
+
+
 def test_the_start_has_its_scale_and_only_there(process):
     ddpm = solvers.DDIM().table(process, (0, 500, 999))
     tables = [solvers.DDIM().table(PROCESS, steps) for steps in ((0, 500, 999), (0, 500, 990), (0.5, 999.0))]
@@ -150,6 +230,9 @@ def test_a_start_that_is_not_noise_is_refused():
         {"sigma_max": math.inf},
         {"rho": 0.5},
         {"rho": math.nan},
+        {"num_steps": 10**6 + 1},
+        {"sigma_min": "a"},
+        {"sigma_min": True},
     ],
 )
 def test_levels_that_cannot_be_are_refused(settings):

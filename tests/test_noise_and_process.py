@@ -137,6 +137,20 @@ def test_a_process_without_an_image_at_its_end_is_refused():
         ForwardProcess(noise.linear().numpy())
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_steps_may_be_of_any_integer_type(process, dtype):
+    t = torch.tensor([3, torch.iinfo(dtype).max if dtype in (torch.uint8, torch.int8) else 999], dtype=dtype)
+    assert torch.equal(process.alpha_bar(t), process.alpha_bar(t.long()))
+    assert torch.equal(process.alpha_bar(t[1:].repeat(2)), process.alpha_bar(t.long()[1:].repeat(2)))
+    x, eps = torch.rand(2, 1, 2, 2), torch.randn(2, 1, 2, 2)
+    for function in (process.diffuse, process.predict_x0, process.predict_eps):
+        assert torch.equal(function(x, t, eps), function(x, t.long(), eps))
+    long = ForwardProcess(noise.linear(40_000, 1e-6, 1e-5))  # T itself is no int16
+    assert torch.equal(long.alpha_bar(t), long.alpha_bar(t.long()))
+    with pytest.raises(ValueError, match="t must be integers"):
+        ForwardProcess(noise.linear(100)).alpha_bar(t)
+
+
 def test_clean_data_is_minus_one_and_every_other_t_outside_is_refused(process):
     x0, eps = torch.rand(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
     clean = torch.tensor([-1, -1, 5])

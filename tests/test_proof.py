@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hydra.utils import instantiate
 from shell import ROOT, SHELL, python
 
 from skipstone import ForwardProcess, noise, prove, schedules, solvers
-from skipstone.solvers import amplification, between_noise, convergence, load_table
+from skipstone.solvers import amplification, between_noise, convergence, gaussian, load_table
 
 PROCESS = ForwardProcess(noise.linear(1000))
 KARRAS = schedules.Karras(10, PROCESS.betas)(1000)
@@ -102,7 +103,7 @@ ROWS = re.findall(
     re.MULTILINE,
 )
 QUIET = {"sa_solver": {"tau": 0.0, "corrector": 0}}  # without noise, and with no corrector to add an order
-OTHERS = ("restart", "afs", "table")  # whose order is that of what they are put upon
+OTHERS = ("afs", "table")  # whose order is that of what they are put upon
 
 
 def test_every_solver_has_its_row(composed):
@@ -125,4 +126,48 @@ def test_the_readmes_orders_and_evaluations_are_the_measured_ones(composed, name
         each = order if evaluations.startswith("as the order") else int(evaluations[0])
         assert many - few == each
         last = 1 if "the last step 1" in evaluations else each
-        assert few == 9 * each + last
+        more = sum(2 * (n - 1) * repeats for n, repeats, _, _ in solver.intervals) if name == "restart" else 0
+        assert few == 9 * each + last + more
+
+
+def test_restarts_of_fixed_steps_leave_their_own_error_whatever_is_visited():
+    """Why the order is that of steps and restarts refined together."""
+    fixed, finer = [], []
+    for factor in (4, 8):
+        for found, solver in ((fixed, solvers.Restart()), (finer, solvers.Restart().refined(factor))):
+            table = replace(solver, to_data=False).table(gaussian.process(), gaussian._even_in_lambda(20 * factor))
+            found.append(math.hypot(*gaussian.moments(table)))
+    assert finer[0] / finer[1] == pytest.approx(4, abs=0.6)
+    assert fixed[0] / fixed[1] < 2
+
+
+AFS = solvers.AFS(solvers.AdamsBashforth(4, "published"))
+
+
+def test_what_has_no_order_says_so_and_the_rest_is_proved(tmp_path):
+    table = AFS.table(PROCESS, KARRAS)
+    solvers.save_table(table, tmp_path / "t.json")
+    for solver, why in ((AFS, "asks no network"), (solvers.Stored(str(tmp_path / "t.json")), "has its own steps")):
+        proof = prove(table, PROCESS, solver)
+        assert (proof.evaluations, proof.rows, proof.convergence, proof.conditions) == (9, 10, None, None)
+        assert "asks no network" in proof.left_out[0]
+        assert why in proof.left_out[1]
+        with pytest.raises(ValueError, match=why):
+            convergence(solver)
+    signal, level = PROCESS.alpha_bar(999).sqrt().item(), PROCESS.one_minus_alpha_bar(999).sqrt().item()
+    first = solvers.AFS(solvers.DDIM()).table(PROCESS, (500, 999))
+    a, b = first.a[0].item(), first.b[0].item()  # of x = α x0 + σ n, of which x0 is taken to be (1 − σ) x/α
+    missed = (a + b * (1 - level) / signal) * signal - PROCESS.alpha_bar(500).sqrt().item()
+    assert prove(first, PROCESS).mean == pytest.approx(abs(missed), rel=1e-9)
+
+
+def test_the_order_is_of_the_solver_that_made_the_table():
+    ddim = solvers.DDIM().table(PROCESS, KARRAS)
+    for other in (solvers.UniPC(3), solvers.DPMSolverPP(2), solvers.ProbabilityFlow(), solvers.DDIM(eta=0.5)):
+        with pytest.raises(ValueError, match=f"solver={other.name} did not make this table"):
+            prove(ddim, PROCESS, other)
+    for solver in (solvers.DDIM(), solvers.Heun(to_data=False), solvers.DPMSolver(3), solvers.EDICT()):
+        proof = prove(solver.table(PROCESS, KARRAS), PROCESS, solver)
+        assert proof.solver == solver.name
+        assert f"of {solver.name} on linear noise" in dict(proof.lines())["order"]
+    assert prove(solvers.DDIM().encode_table(PROCESS, KARRAS), PROCESS, solvers.DDIM()).convergence is not None

@@ -5,16 +5,18 @@ import json
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from shell import SHELL, python
 
-from skipstone import ForwardProcess, noise, schedules, solvers
+from skipstone import EDM, ForwardProcess, noise, schedules, solvers
+from skipstone.commands.finished import open_model
 from skipstone.store.models import ModelStore
 from skipstone.studies.quality import published
 from skipstone.studies.quality.candidates import FAMILIES, candidate, families, spacings
 from skipstone.studies.quality.page import Findings
-from skipstone.studies.quality.race import BASELINE, BEST, CONVERGED, METRIC, TRIED
+from skipstone.studies.quality.race import BASELINE, BEST, CONVERGED, METRIC, TRIED, Race
 
 SMALL = [
     "dataset=mnist5k", "nfes=[3,4,12]", "solvers=[DDIM,iPNDM]", "images=12", "images_tried=6", "nfe_converged=15",
@@ -78,6 +80,23 @@ def test_every_cell_of_the_page_is_measured_and_in_the_csv(done):
     assert (done / "quality.png").stat().st_size > 10_000
 
 
+def test_what_was_chosen_is_measured_on_other_noise(outputs, done, composed, monkeypatch):
+    """Or the best of many would look too good. `done` has trained the classifier."""
+    (key,) = ModelStore(outputs).keys()
+    words = [*SMALL, "images_tried=12", f"run={key}", f"paths.outputs={outputs}"]
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": {"overrides": {"task": words}}}))
+    model, config = open_model(composed(*words, config="quality"))
+    race = Race(config, model, instantiate(config.dataset))
+    cell = candidate(model.process, solvers.DDIM(), race._spacings[0], 3)
+    found = {
+        role: race._measured("DDIM", role, [cell], lambda done, total: None)[0]
+        for role in (TRIED, BEST, BASELINE, CONVERGED)
+    }
+    assert {row["images"] for row in found.values()} == {12}
+    assert found[TRIED][METRIC] != pytest.approx(found[BEST][METRIC], rel=1e-3)
+    assert found[BEST][METRIC] == found[BASELINE][METRIC] == found[CONVERGED][METRIC]
+
+
 def test_a_run_that_left_solvers_out_goes_on(outputs, done, tmp_path):
     out = tmp_path / "out"
     first = run(outputs, f"out={out}", "budget=1")
@@ -121,6 +140,14 @@ def test_every_family_has_candidates_that_cost_what_they_say():
                     assert cell.table.nfe == nfe
                     assert (cell.table.p[-1] == -1) == spacing.to_data
     assert [family.name for family in families(["UniPC", "DDIM"])] == ["UniPC", "DDIM"]
+
+
+def test_spacings_with_a_process_visit_its_real_times():
+    process = EDM(18)
+    ends = {spacing.name: spacing for spacing in spacings(process, schedules.Costs.even(process))}
+    karras = ends["karras, to t = 0"].schedule(tau=6)(18)
+    assert karras == pytest.approx(schedules.TimeUniform(6)(18), abs=1e-9)  # EDM's spacing is even in its time
+    assert ends["logsnr, to t = 0"].schedule(tau=5)(18) == schedules.LogSNR(5, process)(18)
 
 
 def test_nfe_3_is_reached_by_a_solver_whose_first_row_asks_nothing():

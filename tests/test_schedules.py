@@ -66,8 +66,24 @@ def test_logsnr_is_even_in_log_snr():
 def test_custom_visits_what_is_listed():
     assert schedules.Custom([0, 3, 9])(10) == (0, 3, 9)
     assert schedules.Custom([0, 2.5])(10) == (0, 2.5)  # a real time
+    for steps in (torch.tensor([0, 3, 9]), np.array([0, 3, 9]), [np.int32(0), 3, np.int64(9)], range(0, 10, 3)):
+        assert schedules.Custom(steps)(10) == tuple(map(int, steps))
+    assert schedules.Custom(torch.tensor([0, 2.5]))(10) == (0.0, 2.5)
+    for wrong in (torch.tensor(3), np.array([True]), torch.tensor([[0, 3]]), {0: 1}):
+        with pytest.raises(ValueError, match=r"schedule\.timesteps="):
+            schedules.Custom(wrong)(10)
     with pytest.raises(ValueError, match=r"schedule\.timesteps=\[0, 'x'\]"):
         schedules.Custom([0, "x"])(10)
+
+
+@pytest.mark.parametrize(
+    "schedule", [schedules.LogSNR, schedules.Karras, lambda t, p: schedules.GITS(t, schedules.Costs.even(p))]
+)
+def test_a_schedule_with_a_process_is_of_its_steps_alone(schedule, process):
+    assert len(schedule(5, process)(1000)) == 5
+    for wrong in (500, 1001):
+        with pytest.raises(ValueError, match=rf"process of 1000 steps,.* {wrong}"):
+            schedule(5, process)(wrong)
 
 
 @pytest.mark.parametrize("tau", [0, -1, 1001, 2.5, "ten", True, None])

@@ -1,17 +1,23 @@
-"""Arguments of public functions, checked against their type hints: a wrong one is named at the door, not met within."""
+"""Arguments of public functions, checked against their type hints: a wrong one is named at the door, not met within.
+
+Numbers of numpy and others count as what they are, and go in as Python's own: see `is_integer`, `is_number`, `plain`.
+"""
 
 import functools
 import inspect
 import numbers
+import operator
 import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from enum import Enum
 from typing import Any, ParamSpec, TypeVar
 
 P, R = ParamSpec("P"), TypeVar("R")
 
+_MOST_STEPS = 10**6  # of a process
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
 
 _PLAIN = (numbers.Number, str, bytes, Mapping, Sequence, type(None))
@@ -24,19 +30,53 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def outer(*args: P.args, **kwargs: P.kwargs) -> R:
         hints = _hints(function)
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
             if name in hints:
                 require(name, value, hints[name])
-        return function(*args, **kwargs)
+                bound.arguments[name] = plain(value)
+        return function(*bound.args, **bound.kwargs)
 
     return outer
 
 
 def check_fields(thing: object) -> None:
-    """Raise ValueError for a field of a dataclass that is of another type than its hint."""
+    """Raise ValueError for a field of a dataclass that is of another type than its hint; make its numbers plain."""
     hints = _hints(type(thing))
     for field in fields(thing):
-        require(field.name, getattr(thing, field.name), hints[field.name])
+        value = getattr(thing, field.name)
+        require(field.name, value, hints[field.name])
+        if plain(value) is not value:
+            object.__setattr__(thing, field.name, plain(value))  # frozen or not
+
+
+def is_integer(value: object) -> bool:
+    """Whether the value is an integer of Python's, numpy's or another's, and no bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether the value is a real number of Python's, numpy's or another's, and no bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """A number as Python's int or float, also within a list or a tuple; anything else as it is."""
+    if type(value) in (list, tuple):
+        entries = [plain(each) for each in value]
+        return value if all(map(operator.is_, entries, value)) else type(value)(entries)
+    if isinstance(value, int | Enum) or type(value) is float:
+        return value
+    return int(value) if is_integer(value) else float(value) if is_number(value) else value
+
+
+def require_length(name: str, num_steps: int) -> None:
+    """Raise ValueError unless a process may have so many steps."""
+    if not is_integer(num_steps) or not 2 <= num_steps <= _MOST_STEPS:
+        raise ValueError(
+            f"{name}={num_steps!r} must be an integer of at least 2, and at most {_MOST_STEPS}: the length T of the "
+            "diffusion."
+        )
 
 
 def require(name: str, value: object, hint: Any) -> None:
@@ -63,9 +103,9 @@ def _fits(value: object, hint: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool)
     if hint is int:
-        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return is_integer(value)
     if hint is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return is_number(value)
     if origin in (tuple, Sequence):
         entries = value.tolist() if hasattr(value, "tolist") else value  # of an array
         listed = isinstance(entries, Sequence) and not isinstance(entries, str)

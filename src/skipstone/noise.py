@@ -10,18 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skipstone.checked import checked
+from skipstone.checked import checked, require_length
 
-_MOST_STEPS = 10**6
 _LARGEST = 0.999  # of a rescaled β, as `cosine` has it
-
-
-def _require_steps(num_steps: int) -> None:
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 2 <= num_steps <= _MOST_STEPS:
-        raise ValueError(
-            f"noise.num_steps={num_steps!r} must be an integer of at least 2, and at most {_MOST_STEPS}: the length T "
-            "of the diffusion."
-        )
 
 
 def _require_range(beta_1: float, beta_T: float) -> None:
@@ -41,7 +32,7 @@ def linear(num_steps: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, re
     rescale: multiply β by 1000/T, as improved-diffusion does (Nichol & Dhariwal 2021, their released code). The β
              above are for T = 1000: with fewer steps and without rescaling the process ends short of pure noise.
     """
-    _require_steps(num_steps)
+    require_length("noise.num_steps", num_steps)
     _require_range(beta_1, beta_T)
     return _rescaled(torch.linspace(beta_1, beta_T, num_steps, dtype=torch.float64), rescale)
 
@@ -54,7 +45,7 @@ def scaled_linear(
 
     rescale: as for `linear`.
     """
-    _require_steps(num_steps)
+    require_length("noise.num_steps", num_steps)
     _require_range(beta_1, beta_T)
     roots = torch.linspace(math.sqrt(beta_1), math.sqrt(beta_T), num_steps, dtype=torch.float64)
     return _rescaled(roots**2, rescale)
@@ -73,7 +64,7 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999
     offset: the paper's s, at least 0: it keeps the first β from being too small.
     beta_max: the largest β, in (0, 1). Without it the last β would be 1.
     """
-    _require_steps(num_steps)
+    require_length("noise.num_steps", num_steps)
     if not 0 < beta_max < 1 or not 0 <= offset < math.inf:
         raise ValueError(
             f"noise.beta_max={beta_max} must lie in (0, 1) and noise.offset={offset} must be at least 0, and finite."

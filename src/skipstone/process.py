@@ -5,7 +5,8 @@ is clean data. All coefficients are computed in float64 and cast once, at the en
 
 The process has T steps. Between two of them log ᾱ is interpolated linearly, as in DPM-Solver's code for a network of
 discrete steps (Lu et al. 2022), so that a sampler may visit real times. There is a kink at every step: a solver keeps
-its order down to errors of about 1e-7 at T = 1000, and loses it below. `EDM` has no kinks: its σ(t) is a closed form.
+its order down to errors of about 1e-7 at T = 1000, and loses it below. `EDM` has none above t = 0: its σ(t) is a closed
+form. So whoever integrates over time asks the process: `kinks` and `slope`.
 """
 
 import math
@@ -13,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from skipstone.checked import checked
+from skipstone.checked import checked, plain, require, require_length
 
 
 class ForwardProcess:
@@ -54,8 +55,7 @@ class ForwardProcess:
         except (TypeError, ValueError, RuntimeError):  # RuntimeError: what it has no type for
             raise ValueError(f"t={t!r} is not allowed: t must be a number or a tensor of numbers.") from None
         if not t.is_floating_point():
-            self._require(t)
-            return self._log_alpha_bars[t + 1]
+            return self._log_alpha_bars[self._steps(t) + 1]
         if not bool(((t >= -1) & (t <= self.num_steps - 1)).all()):
             raise ValueError(f"t must lie within -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
         return self._real(t)
@@ -81,6 +81,15 @@ class ForwardProcess:
         before = t.floor().long().clamp(max=self.num_steps - 2)  # T−1 is an end, too, of the last piece
         ends = (self._logs[t.device][before + row] for row in (1, 2))  # row t+1 holds step t
         return torch.lerp(*ends, t - before)
+
+    def slope(self, t: Tensor) -> Tensor:
+        """d log ᾱ/dt at real t off the kinks: float64, of the shape of `t`; t in −1 … T−1."""
+        before = t.double().floor().long().clamp(max=self.num_steps - 2)
+        return self._log_alpha_bars[before + 2] - self._log_alpha_bars[before + 1]  # row t+1 holds step t
+
+    def kinks(self, low: float, high: float) -> Tensor:
+        """The t between low and high at which log ᾱ has a kink: float64, ascending. Here they are the steps."""
+        return torch.tensor(range(math.floor(low) + 1, math.ceil(high)), dtype=torch.float64)
 
     @checked
     def step_at(self, log_alpha_bar: Tensor) -> Tensor:
@@ -140,6 +149,7 @@ class ForwardProcess:
             raise ValueError(f"images must be float in the [-1, 1] scale, got {x.dtype}: use x / 127.5 - 1 for bytes.")
         if t.is_floating_point() or t.dtype == torch.bool:
             raise self._wrong(t)
+        t = t.long()  # in which t + 1 does not wrap
         if x.device not in self._roots:
             roots = (torch.exp(0.5 * self._log_alpha_bars), torch.sqrt(-torch.expm1(self._log_alpha_bars)))
             self._roots[x.device] = (roots[0].to(x.device), roots[1].to(x.device))
@@ -150,10 +160,14 @@ class ForwardProcess:
             raise self._wrong(t) from error
         return signal.to(x.dtype).view(shape), noise.to(x.dtype).view(shape)
 
-    def _require(self, t: Tensor) -> None:
-        """Raise ValueError unless every t is a step of this process, or −1."""
-        if t.is_complex() or t.dtype == torch.bool or bool((t < -1).any()) or bool((t >= self.num_steps).any()):
+    def _steps(self, t: Tensor) -> Tensor:
+        """t as int64. Raises ValueError unless every t is a step of this process, or −1."""
+        if t.is_complex() or t.dtype == torch.bool:
             raise self._wrong(t)
+        steps = t.long()  # in which t + 1 does not wrap, nor does T
+        if bool(((steps < -1) | (steps >= self.num_steps)).any()):
+            raise self._wrong(t)
+        return steps
 
     def _wrong(self, t: Tensor) -> ValueError:
         return ValueError(f"t must be integers in -1 ... {self.num_steps - 1} (-1 is clean data), got {t.tolist()}.")
@@ -166,7 +180,7 @@ class EDM(ForwardProcess):
     real times (`schedules.TimeUniform`) are EDM's steps. t = −1 is clean data, and log ᾱ is linear between −1 and 0.
     Samples start from σ(t) z there, which is √(1−ᾱ) z here.
 
-    num_steps: T, at least 2. It numbers the levels that training draws from; sampling may visit any real t.
+    num_steps: T, 2 … 1,000,000. It numbers the levels that training draws from; sampling may visit any real t.
     sigma_min: σ at t = 0, above 0.
     sigma_max: σ at t = T−1, above sigma_min.
     rho:       at least 1: the larger, the more of the levels lie near the data.
@@ -176,8 +190,10 @@ class EDM(ForwardProcess):
     def __init__(
         self, num_steps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
     ) -> None:
-        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 2:
-            raise ValueError(f"noise.num_steps={num_steps!r} must be an integer of at least 2: the number of levels.")
+        require_length("noise.num_steps", num_steps)
+        for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max), ("rho", rho)):
+            require(f"noise.{name}", value, float)
+        num_steps, sigma_min, sigma_max, rho = map(plain, (num_steps, sigma_min, sigma_max, rho))
         if not (0 < sigma_min < sigma_max < math.inf and 1 <= rho < math.inf):
             raise ValueError(
                 f"noise.sigma_min={sigma_min}, noise.sigma_max={sigma_max} and noise.rho={rho} are not allowed: they "
@@ -198,6 +214,17 @@ class EDM(ForwardProcess):
     def _real(self, t: Tensor) -> Tensor:
         t = t.double()
         return torch.where(t < 0, (t + 1) * self._first, -torch.log1p(self._sigma(t.clamp(min=0)) ** 2))
+
+    def slope(self, t: Tensor) -> Tensor:
+        """d log ᾱ/dt, as for ForwardProcess."""
+        t = t.double()
+        sigma, width = self._sigma(t.clamp(min=0)), (self._high - self._low) / self._last
+        sigma_slope = self._rho * width * sigma ** (1 - 1 / self._rho)
+        return torch.where(t < 0, self._first, -2 * sigma * sigma_slope / (1 + sigma**2))
+
+    def kinks(self, low: float, high: float) -> Tensor:
+        """t = 0, if it lies between low and high: above it σ(t) is smooth, and below it log ᾱ is linear."""
+        return torch.zeros(int(low < 0 < high), dtype=torch.float64)
 
     def step_at(self, log_alpha_bar: Tensor) -> Tensor:
         """The real t of this log ᾱ, as for ForwardProcess."""

@@ -1,6 +1,8 @@
 """The commands on a finished model, as a user calls them."""
 
 import csv
+import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from shell import SHELL, python
 
-from skipstone import engine, load, schedules, solvers
+from skipstone import ForwardProcess, engine, load, noise, schedules, solvers
 from skipstone.store.models import ModelStore
 
 
@@ -80,7 +82,8 @@ def test_reconstruct(outputs, tmp_path):
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out" / "reconstruction.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    errors = [float(row["mse"]) for row in rows if row["method"] == "euler"]
+    errors = [float(row["mse"]) for row in rows if row["method"] == "encode"]
+    assert {row["solver"] for row in rows} == {"ddim"}
     assert errors == sorted(errors, reverse=True)
     (exact,) = (float(row["mse"]) for row in rows if row["method"] == "exact")
     assert exact < errors[1] / 100
@@ -171,3 +174,24 @@ def test_study(outputs, tmp_path):
     assert float(rows["blur"]["fd_random"].split(",")[0]) > 0.8
     assert rows["memorised"]["too_near"].endswith("from 0.2")
     assert (out / "study.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["solver=afs", "nfe=6"], ["evaluations +6 ", "left out +order conditions", "left out +the order: the row"]),
+        (["solver=table", "solver.path=t.json", "schedule=custom", "schedule.timesteps=[]", "solver.clip_x0=true"],
+         ["evaluations +3 ", "left out +clipping", "left out +the order: a table from a file"]),
+    ],
+    ids=["afs", "table"],
+)  # fmt: skip
+def test_the_command_prints_what_can_be_shown(tmp_path, words, says):
+    process = ForwardProcess(noise.linear())
+    solvers.save_table(solvers.DDIM(clip_x0=True).table(process, (0, 500, 999)), tmp_path / "t.json")
+    words = [word.replace("t.json", str(tmp_path / "t.json")) for word in words]
+    done = python("scripts/solver.py", *words, f"out={tmp_path / 'out'}", f"paths.outputs={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for line in says:
+        assert re.search(line, done.stdout), done.stdout
+    assert json.loads((tmp_path / "out" / "proof.json").read_text())["convergence"] is None
+    assert (tmp_path / "out" / "coefficients.png").stat().st_size > 10_000

@@ -57,7 +57,7 @@ def not_finite(
     x:                                               [n, C, H, W], on any device.
     Samples that are not finite are run again, step by step, up to the first such row.
     """
-    bad = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().cpu()
+    bad = (~x.reshape(len(x), -1).isfinite().all(dim=1)).nonzero().flatten().cpu()
     if not len(bad):
         return None
     pixels = None if known is None else Known.of(known, x.shape)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skipstone.checked import checked
-from skipstone.engine.request import require_count, require_labels
+from skipstone.engine.request import require_count, require_labels, require_run
 from skipstone.engine.step import Model, evaluating, labels_of, predict
 from skipstone.solvers import StepTable
 
@@ -51,7 +51,7 @@ def invert(
     model:     as for `sample`.
     table:     deterministic, of one-step rows without clipping, built with to_data=False, because a row that lands on
                x0 keeps nothing of x_t.
-    x:         float [n, C, H, W]: the state at the first visited step.
+    x:         float [n, C, H, W], or [n, …]: the state at the first visited step.
     tolerance: of the residual, relative.
     most:      network calls per row.
     memory:    iterates that are mixed.
@@ -65,6 +65,7 @@ def invert(
     require_count("memory", memory)
     if not x.is_floating_point():
         raise ValueError(f"x must be a tensor of floats in the [-1, 1] scale, got {x.dtype}.")
+    require_run(model, [table], x.dtype)
     if not bool(x.isfinite().all()):
         raise ValueError("x has values that are not finite (NaN or infinite): every value must be a number.")
     require_labels(model, [table], labels, len(x))
@@ -120,7 +121,7 @@ def _fixed_point(
             break
         residual = _norm(error) * scale
         better = residual < smallest
-        best = torch.where(better.view(-1, 1, 1, 1), x, best)
+        best = torch.where(better.view(-1, *(1 for _ in x.shape[1:])), x, best)
         smallest = torch.where(better, residual, smallest)
         if bool((smallest <= tolerance).all()):
             break
@@ -134,15 +135,15 @@ def _mix(images: "deque[Tensor]", errors: "deque[Tensor]") -> Tensor:
     """The latest images, mixed with the weights of sum 1 for which the mixed errors are smallest."""
     if len(images) == 1:
         return images[-1]
-    flat = torch.stack([error.flatten(1) for error in errors], dim=1).double()  # [n, m, pixels]
+    flat = torch.stack([error.reshape(len(error), -1) for error in errors], dim=1).double()  # [n, m, pixels]
     gram = flat @ flat.transpose(1, 2)
     size = gram.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
     ridge = torch.eye(len(errors), dtype=gram.dtype, device=gram.device)
     weights = torch.linalg.solve(gram + 1e-12 * size * ridge + 1e-300 * ridge, torch.ones_like(gram[..., :1]))
     weights = weights / weights.sum(dim=1, keepdim=True)
-    stacked = torch.stack([image.flatten(1) for image in images], dim=1)
+    stacked = torch.stack([image.reshape(len(image), -1) for image in images], dim=1)
     return (weights.to(stacked.dtype) * stacked).sum(dim=1).reshape_as(images[-1])
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).double().norm(dim=1)
+    return x.reshape(len(x), -1).double().norm(dim=1)

@@ -20,6 +20,7 @@ from skipstone.engine.request import (
     require_first,
     require_labels,
     require_noise,
+    require_run,
     scaled,
     starts,
     with_guidance,
@@ -97,6 +98,7 @@ def sample_many(
     """
     if not tables:
         raise ValueError("give at least one table.")
+    require_run(model, tables, dtype)
     count, shape = count_and_shape(n, shape, start)
     require_first(first, count)
     tables = with_guidance(tables, guidance, guidance_interval)

@@ -1,12 +1,13 @@
 """What a caller asks for, made definite: how many samples of which shape, in which batches, from which start."""
 
+import sys
 import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from skipstone.checked import checked
+from skipstone.checked import checked, is_integer
 from skipstone.engine.step import Model, classes_of, null_label, own_parameter
 from skipstone.rng import Stream, normal
 from skipstone.solvers import StepTable, guided
@@ -25,7 +26,7 @@ def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor 
             raise ValueError(f"start must be a torch.Tensor of floats, got {kind}: use torch.as_tensor(start).float().")
         if not bool(start.isfinite().all()):
             raise ValueError("start has values that are not finite (NaN or infinite): every value must be a number.")
-        if n not in (None, len(start)) or shape not in (None, tuple(start.shape[1:])):
+        if n not in (None, len(start)) or (shape is not None and tuple(shape) != tuple(start.shape[1:])):
             raise ValueError(f"start has shape {tuple(start.shape)}; leave n and shape out, or let them agree with it.")
         n, shape = len(start), tuple(start.shape[1:])
     if n is None or shape is None:
@@ -33,12 +34,28 @@ def count_and_shape(n: int | None, shape: tuple[int, ...] | None, start: Tensor 
     require_count("n", n)
     for size in shape:
         require_count("every size in shape", size)
-    return n, tuple(shape)
+    return int(n), tuple(int(size) for size in shape)
+
+
+def require_run(model: Model, tables: Sequence[StepTable], dtype: torch.dtype) -> None:
+    """Raise ValueError for a dtype that holds no samples, and for times that the model's process has not.
+
+    A model of `skipstone.load` knows the T of its process, `num_steps`. Of others nothing is known.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype} is not allowed: samples are floats, so use torch.float32 or torch.float64.")
+    num_steps = getattr(model, "num_steps", None)
+    latest = max(float(table.asked.max()) for table in tables)
+    if num_steps is not None and latest > num_steps - 1:
+        raise ValueError(
+            f"this table asks the network at t={latest:g}, and the model's process has the steps 0 ... "
+            f"{num_steps - 1}: make a table of the model's own process."
+        )
 
 
 def require_count(name: str, value: object) -> None:
     """Raise ValueError unless the value is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_integer(value) or value < 1:
         raise ValueError(f"{name}={value!r} must be at least 1, and an integer.")
 
 
@@ -69,7 +86,16 @@ def require_noise(table: StepTable) -> None:
             "smaller betas or earlier steps."
         )
     if signal > _MUCH_SIGNAL:
-        warnings.warn(f"{said} of the image is left: samples are off by about as much.", stacklevel=4)
+        said = f"{said} of the image is left: samples are off by about as much."
+        warnings.warn(said, stacklevel=_callers_level())
+
+
+def _callers_level() -> int:
+    """The stacklevel of the line that called into this package, whatever decorators lie between."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] in ("skipstone", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def with_guidance(

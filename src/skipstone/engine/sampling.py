@@ -18,6 +18,7 @@ from skipstone.engine.request import (
     require_first,
     require_labels,
     require_noise,
+    require_run,
     starts,
     take,
     with_guidance,
@@ -68,7 +69,8 @@ def sample(
                 where the table has real times. A Module is in eval mode meanwhile. Its modes are restored on exit,
                 also after an exception.
     table:      of a solver, see `skipstone.solvers`.
-    n, shape:   how many samples, and their (C, H, W). They start from the noise of `seed`.
+    n, shape:   how many samples, and their (C, H, W), or any other shape that the model takes. They start from the
+                noise of `seed`.
     seed:       any int. It gives the start noise and the noise of the steps.
     start:      [n, C, H, W] to start from as it is, in place of n, shape and the seed's start noise.
     step_noise: z of every row, [S, n, C, H, W], in place of the seed's (for tests).
@@ -96,6 +98,7 @@ def sample(
     if step_noise is None and recordable(model) and not grad:
         asked = dict(seed=seed, start=start, batch_size=batch_size, dtype=dtype, progress=progress)
         return sample_many(model, [table], n, shape, **asked, first=first, known=known, labels=labels)[0]
+    require_run(model, [table], dtype)
     count, shape = count_and_shape(n, shape, start)
     require_first(first, count)
     require_labels(model, [table], labels, count)
@@ -132,7 +135,6 @@ def sample(
 
 
 @checked
-@torch.no_grad()
 def trajectory(
     model: Model,
     table: StepTable,
@@ -155,8 +157,10 @@ def trajectory(
     left: what a row before the first has left, like start, for a table that goes on from another.
     A guided step is two: the first leaves x as it is, and its x0 is the label's.
     Other arguments as for `sample`. If `sample` runs one batch too, its result is the x of the last step here.
-    A Module stays in eval mode until the iterator is exhausted or closed.
+    What is wrong is refused at the call. A Module is in eval mode from the first step on, also while the caller looks
+    at one, until the iterator is exhausted or closed.
     """
+    require_run(model, [table], dtype)
     count, shape = count_and_shape(n, shape, start)
     require_first(first, count)
     if start is None:
@@ -166,9 +170,9 @@ def trajectory(
     (table,) = with_guidance([table], guidance, guidance_interval)
     require_labels(model, [table], labels, count)
     index = torch.arange(first, first + count)
-    x = starts(model, shape, seed, index, start, dtype, table.start_scale, first)
+    x = starts(model, shape, seed, index, start, dtype, table.start_scale, first).detach()
     pixels = None if known is None else Known.of(known, x.shape).at(index - first, x)
-    yield from rows(model, table, x, index, seed, step_noise, left, pixels, labels)
+    return torch.no_grad()(rows)(model, table, x, index, seed, step_noise, left, pixels, labels)
 
 
 @checked
@@ -198,10 +202,10 @@ def _require_step_noise(step_noise: Tensor, table: StepTable, n: int, shape: tup
 def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
     """`count` start noises from a to b (both included) along the sphere (Song et al. 2021, appendix D.5).
 
-    a, b:  float [C, H, W], finite.
+    a, b:  float [C, H, W], or of any other shape, finite.
     count: at least 1.
-    Returns [count, C, H, W]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b for w in 0 … 1, with θ the angle between
-    a and b; for θ = 0 the limit (1−w) a + w b.
+    Returns [count, C, H, W], or [count, …]: sin((1−w)θ)/sin θ · a + sin(wθ)/sin θ · b for w in 0 … 1, with θ the angle
+    between a and b; for θ = 0 the limit (1−w) a + w b.
     Raises ValueError where a or b is zero or not finite, and where they are opposite: no arc is the shortest.
     """
     require_count("count", count)
@@ -211,7 +215,7 @@ def slerp(a: Tensor, b: Tensor, count: int) -> Tensor:
     if not bool(cosine.isfinite()):
         raise ValueError("a and b must be finite and not zero: there is no way between them on the sphere.")
     theta = torch.arccos(cosine.clamp(-1, 1))
-    w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, 1, 1, 1)
+    w = torch.linspace(0, 1, count, dtype=a.dtype, device=a.device).view(-1, *(1 for _ in a.shape))
     if float(torch.sin(theta)) < torch.finfo(a.dtype).eps:
         if cosine < 0:
             raise ValueError("a and b are opposite, so many ways between them are the shortest: choose other ends.")

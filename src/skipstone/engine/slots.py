@@ -24,7 +24,7 @@ class Slots:
     """Slots on one device. All tensors stay where they are, so that a recording of `step` remains valid.
 
     size:    B, the number of slots. Attribute `x` holds their states, [B, *shape].
-    shape:   (C, H, W) of a sample.
+    shape:   of a sample, such as (C, H, W).
     rows:    of all tables together, at most.
     history: how many earlier rows a step may read.
     times:   of the network's times: int64, or float64 if any table has real times.
@@ -114,7 +114,7 @@ class Slots:
         self._graphs[noisy].replay()
 
     def _advance(self, model: Model, noisy: bool) -> None:
-        row = Row.of(self._flat[self._row].T[..., None, None, None].unbind(), self._mixed)
+        row = Row.of(_beside(self.x, self._flat[self._row]), self._mixed)
         t, labels = self._times[self._row], self._labels
         if labels is not None and null_label(model) is not None:
             labels = torch.where(self._null[self._row], null_label(model), labels)
@@ -125,7 +125,7 @@ class Slots:
             z = normal(self._seed, Stream.STEP, self._sample, self.x.shape[1:], key, self.x.dtype)
         x, _, left = advance(row, self.x, eps, self._history, z)
         if self._known is not None:
-            x = self._known.kept(x, *self._landings[self._row].T[..., None, None, None].unbind(), z)
+            x = self._known.kept(x, *_beside(self.x, self._landings[self._row]), z)
         if left is not None:
             for k in reversed(range(1, len(self._history))):
                 self._history[k].copy_(self._history[k - 1])
@@ -148,6 +148,11 @@ class Slots:
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
         return graph
+
+
+def _beside(x: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """The columns of values, [B, K], each as [B, 1, …] to go with x, [B, …] of any rank."""
+    return values.T.view(*values.T.shape, *(1 for _ in x.shape[1:])).unbind()
 
 
 _recorded: WeakKeyDictionary[nn.Module, OrderedDict[tuple, Slots]] = WeakKeyDictionary()

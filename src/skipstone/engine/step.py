@@ -15,7 +15,7 @@ Model = Callable[..., Tensor]
 
 
 class Row(NamedTuple):
-    """The numbers of one row: floats for a whole batch, or [B, 1, 1, 1] where each slot runs its own row."""
+    """The numbers of one row: floats for a whole batch, or [B, 1, …] where each slot runs its own row."""
 
     signal: float | Tensor  # √ᾱ_t
     noise: float | Tensor  # √(1−ᾱ_t)

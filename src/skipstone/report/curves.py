@@ -226,7 +226,7 @@ def save_reconstruction(rows: Sequence[dict[str, Any]], published: Mapping[int, 
     """
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    for method, label in (("euler", "encode, decode"), ("exact", "invert, decode"), ("explicit", "encode, undo")):
+    for method, label in (("encode", "encode, decode"), ("exact", "invert, decode"), ("explicit", "encode, undo")):
         points = sorted((row["nfe"], row["mse"]) for row in rows if row["method"] == method)
         if points:
             axes.loglog(*zip(*points, strict=True), "o-", label=label)

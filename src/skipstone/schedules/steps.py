@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from skipstone.checked import check_fields, checked
+from skipstone.checked import check_fields, checked, is_integer, is_number, plain
 from skipstone.process import ForwardProcess, process_of
 
 _ROUNDING = 1e-9  # relative, of a noise level that was a logarithm meanwhile
@@ -34,7 +34,7 @@ class _Counted(Schedule, Protocol):
 def require_tau(schedule: _Counted, meaning: str, highest: int) -> None:
     """Raise ValueError unless the schedule's tau is an integer in 1 … highest."""
     tau = schedule.tau
-    if isinstance(tau, bool) or not isinstance(tau, int) or not 1 <= tau <= highest:
+    if not is_integer(tau) or not 1 <= tau <= highest:
         raise ValueError(
             f"tau={tau!r} is not allowed with schedule={schedule.name}: tau is a {meaning} there, an integer in "
             f"1 ... {highest}."
@@ -151,7 +151,8 @@ class Trailing:
 class LogSNR:
     """tau steps as evenly spaced in log-SNR as the T steps allow, both ends visited. `tau` is a count, 1 … T.
 
-    betas: float [T], as for ForwardProcess, or a process.
+    betas: the process, or float [T] where it is a ForwardProcess(betas). Not those of another process, such as EDM,
+           whose real times they do not tell.
     Near the data the steps of the process may be sparser in log-SNR than asked for. Neighbours then fall together and
     are visited once, so NFE can be smaller than tau.
     """
@@ -163,7 +164,7 @@ class LogSNR:
     @checked
     def __call__(self, num_steps: int) -> tuple[int, ...]:
         require_tau(self, "count", num_steps)
-        log_alpha_bar = process_of(self.betas).log_alpha_bar(torch.arange(num_steps))
+        log_alpha_bar = _process(self, num_steps).log_alpha_bar(torch.arange(num_steps))
         log_snr = log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
         wanted = torch.linspace(log_snr[-1], log_snr[0], self.tau, dtype=torch.float64)
         nearest = (log_snr[None, :] - wanted[:, None]).abs().argmin(dim=1)
@@ -174,7 +175,8 @@ class LogSNR:
 class Karras:
     """tau real times, even in r^(1/rho) with r = √((1−ᾱ)/ᾱ), EDM's σ (Karras et al. 2022, Eq. 5). `tau` is a count.
 
-    betas:     float [T], as for ForwardProcess, or a process.
+    betas:     the process, or float [T] where it is a ForwardProcess(betas). Not those of another process, such as
+               EDM, whose real times they do not tell.
     rho:       at least 1: the larger, the more of the times lie near the data.
     sigma_min: the smallest r, and sigma_max the largest. None is the process's own, r_0 and r_{T−1}. Below r_0 lie the
                times between −1 and 0, where the network is asked at 0.
@@ -190,7 +192,7 @@ class Karras:
     @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
         require_tau(self, "count", num_steps)
-        process = process_of(self.betas)
+        process = _process(self, num_steps)
         first, last = torch.sqrt(1 / process.alpha_bar(torch.tensor([0, num_steps - 1])) - 1).tolist()
         low = first if self.sigma_min is None else self.sigma_min
         high = last if self.sigma_max is None else self.sigma_max
@@ -237,9 +239,20 @@ class TimeUniform:
         return tuple((_even(float(num_steps), 1.0, self.tau, 1.0) - 1).tolist())
 
 
+def _process(schedule: LogSNR | Karras, num_steps: int) -> ForwardProcess:
+    """The schedule's own process. Raises ValueError where it has another number of steps."""
+    process = process_of(schedule.betas)
+    if process.num_steps != num_steps:
+        raise ValueError(
+            f"schedule={schedule.name} has a process of {process.num_steps} steps, and {num_steps} are asked for: give "
+            f"it the process that is sampled, schedules.{type(schedule).__name__}(tau, process)."
+        )
+    return process
+
+
 def _even(high: float, low: float, count: int, rho: float) -> Tensor:
     """`count` numbers from low up to high, even in their rho-th root, both ends exact: float64; one is high alone."""
-    if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 1 <= rho < float("inf"):
+    if not is_number(rho) or not 1 <= rho < float("inf"):
         raise ValueError(f"schedule.rho={rho!r} is not allowed: rho is a number of at least 1.")
     ends = high ** (1 / rho), low ** (1 / rho)
     numbers = torch.linspace(*ends, count, dtype=torch.float64).flip(0) ** rho
@@ -252,17 +265,18 @@ def _even(high: float, low: float, count: int, rho: float) -> Tensor:
 class Custom:
     """The steps that are listed: schedule=custom schedule.timesteps=[0,10,999]. It has no `tau`.
 
-    timesteps: ints within 0 … T−1, or, where any of them has a point, floats above −1 as well; ascending, unique.
+    timesteps: ints within 0 … T−1, or, where any of them has a point, floats above −1 as well; ascending, unique; a
+               list, a tuple, or a tensor or array of one dimension.
     """
 
     name: ClassVar[str] = "custom"
-    timesteps: Sequence[float]
+    timesteps: Sequence[float] | Tensor
 
     @checked
     def __call__(self, num_steps: int) -> tuple[float, ...]:
-        if not isinstance(self.timesteps, Sequence) or isinstance(self.timesteps, str):
-            raise ValueError(f"schedule.timesteps={self.timesteps!r} is not allowed: list integers or real times.")
+        steps = self.timesteps.tolist() if hasattr(self.timesteps, "tolist") else self.timesteps
         # whether they are ascending and within T is for the solver to check, as for any list
-        if not all(isinstance(step, (int, float)) and not isinstance(step, bool) for step in self.timesteps):
-            raise ValueError(f"schedule.timesteps={list(self.timesteps)} is not allowed: list integers or real times.")
-        return tuple(self.timesteps)
+        if not isinstance(steps, Sequence) or isinstance(steps, str) or not all(map(is_number, steps)):
+            shown = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else steps
+            raise ValueError(f"schedule.timesteps={shown!r} is not allowed: list integers or real times.")
+        return tuple(plain(step) for step in steps)

@@ -2,6 +2,7 @@
 
 from skipstone.solvers.afs import AFS
 from skipstone.solvers.belm import BELM
+from skipstone.solvers.conditions import Conditions
 from skipstone.solvers.corrected import SASolver, SDEDPMSolverPP, UniPC
 from skipstone.solvers.edict import EDICT
 from skipstone.solvers.gaussian import Convergence, convergence
@@ -10,7 +11,7 @@ from skipstone.solvers.multistep import DEIS, AdamsBashforth, DPMSolverPP
 from skipstone.solvers.portable import load_table, save_table
 from skipstone.solvers.program import Program
 from skipstone.solvers.programmed import DPMSolver, Heun
-from skipstone.solvers.proof import Conditions, Proof, amplification, between_noise, prove
+from skipstone.solvers.proof import Proof, amplification, between_noise, prove
 from skipstone.solvers.reach import reach
 from skipstone.solvers.repaint import resampled
 from skipstone.solvers.restart import Restart

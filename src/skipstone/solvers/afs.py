@@ -12,15 +12,17 @@ class AFS:
     """Another solver whose first row takes eps := x_t in place of an evaluation (Dockhorn et al. 2022).
 
     solver:           the other, such as AdamsBashforth(order=4).
-    to_data, clip_x0: as for DDIM, in place of the other's own.
+    to_data, clip_x0: as for DDIM; None is the other's own.
     """
 
     solver: Solver
-    to_data: bool = True
-    clip_x0: bool = False
+    to_data: bool | None = None
+    clip_x0: bool | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "to_data", self.solver.to_data if self.to_data is None else self.to_data)
+        object.__setattr__(self, "clip_x0", self.solver.clip_x0 if self.clip_x0 is None else self.clip_x0)
 
     @property
     def name(self) -> str:

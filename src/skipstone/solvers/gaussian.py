@@ -15,6 +15,7 @@ from skipstone.checked import checked
 from skipstone.noise import linear
 from skipstone.process import ForwardProcess
 from skipstone.solvers.recursion import states
+from skipstone.solvers.stored import Stored
 from skipstone.solvers.table import Solver, StepTable, noise_ratio
 
 NFES = (160, 320, 640, 1280)
@@ -52,16 +53,27 @@ def process() -> ForwardProcess:
 def convergence(solver: Solver, nfes: Sequence[int] = NFES) -> Convergence:
     """Measure the solver on steps that are even in its own variable (`even_in`: λ unless it says r).
 
-    Raises ValueError where fewer than two errors are above rounding.
+    A solver that takes steps of its own besides the visited ones has a method `refined`, see Restart: there are as many
+    times more of them. Clipping is left out.
+
+    Raises ValueError for a solver whose error does not fall with more steps, and where fewer than two errors are above
+    rounding.
     """
+    if isinstance(solver, Stored):
+        raise ValueError("a table from a file has its own steps, so how its error falls with more is not known.")
     solver = replace(solver, to_data=False)
     variable = getattr(solver, "even_in", "λ")
-    per_step = solver.table(process(), [0.0, 50_000.0, 99_999.0]).nfe / 2
+    first = solver.table(process(), [0.0, 50_000.0, 99_999.0])
+    if first.nfe < len(first.t):
+        raise ValueError(
+            "the row that asks no network has an error that more steps do not make smaller: measure the solver without."
+        )
     spent, errors, widths = [], [], []
     for nfe in nfes:
-        count = max(2, round(nfe / per_step))
+        count = max(2, round(nfe / (first.nfe / 2)))
         times = _even_in_r(count) if variable == "r" else _even_in_lambda(count)
-        table = solver.table(process(), times)
+        finer = solver.refined(nfe / nfes[0]) if hasattr(solver, "refined") else solver
+        table = finer.table(process(), times)
         spent.append(table.nfe)
         widths.append(_width(times, variable, count))
         # on steps even in r the order is that of exact first values

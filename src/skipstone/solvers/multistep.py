@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipstone.checked import check_fields, checked
 from skipstone.process import ForwardProcess
-from skipstone.solvers.integrals import gauss_legendre, lagrange
+from skipstone.solvers.integrals import gauss_legendre, lagrange, over_r
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
 
 _EVEN = {2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
@@ -155,24 +155,16 @@ class DEIS(AdamsBashforth):
 
     def _weights(self, process: ForwardProcess, t: Tensor, p: Tensor) -> Tensor:
         """∫ L_j dr from t to p, as shares of r_p − r_t."""
-        ends = torch.stack([t[0], p]).double()
-        theta, weights = gauss_legendre(_NODES)
+        t, p = t.double(), p.double()
         if self.variant == "log_r":
+            theta, weights = gauss_legendre(_NODES)
             log_r = torch.log(noise_ratio(process, t))
-            start, stop = torch.log(noise_ratio(process, ends))
+            start, stop = log_r[0], torch.log(noise_ratio(process, p))
             at = start + (stop - start) * theta
             integrals = lagrange(log_r, at) @ (weights * torch.exp(at) * (stop - start))  # dr = r dlog r
         else:
-            # between two steps of the process log ᾱ is linear in t, and r = √(e^y − 1) with y = −log ᾱ
-            low, high = ends.sort().values
-            kinks = torch.arange(torch.floor(low) + 1, torch.ceil(high), dtype=torch.float64)
-            edges = torch.cat([low[None], kinks, high[None]])
-            width = edges.diff()[:, None]
-            at = edges[:-1, None] + width * theta
-            y = -process.log_alpha_bar(at)
-            slope = -process.log_alpha_bar(edges).diff()[:, None] / width
-            dr = weights * width * slope * torch.exp(y) / (2 * torch.sqrt(torch.expm1(y)))
-            integrals = lagrange(t.double(), at.flatten()) @ dr.flatten() * torch.sign(ends[1] - ends[0])
+            at, dr = over_r(process, t[0], p, _NODES)
+            integrals = lagrange(t, at) @ dr
         return integrals / integrals.sum()
 
 

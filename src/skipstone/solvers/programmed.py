@@ -1,6 +1,6 @@
 """What solvers that are written as programs have in common, and those that take one step at a time.
 
-A row at clean data is DDIM's in every table, because λ is infinite there. To encode, the same lines run with t above s.
+A row at clean data is DDIM's here, because λ is infinite there. To encode, the same lines run with t above s.
 """
 
 import math

@@ -1,42 +1,21 @@
 """What can be shown of a solver and its table without a network."""
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from skipstone.checked import checked
 from skipstone.process import ForwardProcess
+from skipstone.solvers.conditions import DEGREES, Conditions, conditions
 from skipstone.solvers.gaussian import Convergence, convergence
-from skipstone.solvers.integrals import gauss_legendre
 from skipstone.solvers.portable import require_process
 from skipstone.solvers.recursion import states
+from skipstone.solvers.stored import Stored
 from skipstone.solvers.table import Path, Solver, StepTable, noise_ratio
 
-DEGREES = 4
-_STAGES = 3  # evaluations of a step, at most
-_NODES = 48
-_ZERO = 1e-8  # relative: a residual that is rounding
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Order conditions: if what the network gives is a polynomial, how far does the last step miss its integral?
-
-    gives:     in which variable: "x0 in λ", "eps in r", "eps in log r" or "eps in t", where the table does best.
-    residuals: by degree, from 0, relative to the step's integral of a constant. A solver that is exact to degree p − 1
-               is of order p; one whose residuals shrink as fast with the step is so, too.
-    """
-
-    gives: str
-    residuals: tuple[float, ...]
-
-    @property
-    def exact(self) -> int:
-        """How many degrees in a row are met to rounding."""
-        return next((j for j, residual in enumerate(self.residuals) if residual > _ZERO), len(self.residuals))
+_SAME = 1e-8  # of two weights that are one
 
 
 @dataclass(frozen=True)
@@ -52,8 +31,11 @@ class Proof:
     stochastic:       whether any row adds noise.
     conditions:       of order; None for a stochastic table, and for one with fewer than two rows between noise levels.
     stable_to:        the largest λh below which an error shrinks, see `amplification`; None as for conditions.
-    explicit_inverse: whether the solver undoes its own steps without a fixed point; None without a solver.
-    convergence:      the solver's measured order and error constant; None without a solver.
+    solver:           the name of the solver that the next two are of; None without one.
+    explicit_inverse: whether it undoes its own steps without a fixed point; None without a solver.
+    convergence:      its measured order and error constant, on the Gaussian problem's own process; None without a
+                      solver, and for one that has no order.
+    left_out:         a sentence for each thing that is None because it cannot be found.
     """
 
     evaluations: int
@@ -65,8 +47,10 @@ class Proof:
     stochastic: bool
     conditions: Conditions | None
     stable_to: float | None
+    solver: str | None = None
     explicit_inverse: bool | None = None
     convergence: Convergence | None = None
+    left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[tuple[str, str]]:
         """What it says, for people: names and values."""
@@ -80,17 +64,18 @@ class Proof:
         if self.conditions is not None:
             missed = ", ".join(f"{residual:.1e}" for residual in self.conditions.residuals)
             told += [
-                (f"last step, {self.conditions.gives}", f"exact for {self.conditions.exact} degrees from 0 on"),
+                (f"last step, {self.conditions.gives}", f"exact for {_degrees(self.conditions.exact)}"),
                 (f"missed at degree 0 to {DEGREES - 1}", missed),
                 ("stable up to λh an evaluation", f"{self.stable_to:.3g}"),
             ]
+        if self.solver is not None:
+            told += [("explicit inverse", "yes" if self.explicit_inverse else "no")]
         if self.convergence is not None:
             order, errors = self.convergence.order, self.convergence.errors
             told += [
-                ("explicit inverse", "yes" if self.explicit_inverse else "no"),
                 (
                     "weak order" if self.stochastic else "order",
-                    f"{order:.2f} on steps even in {self.convergence.variable}",
+                    f"{order:.2f} on steps even in {self.convergence.variable}, of {self.solver} on linear noise",
                 ),
                 ("error constant", f"{self.convergence.constant:.2g}"),
                 *(
@@ -98,7 +83,11 @@ class Proof:
                     for n, e in zip(self.convergence.nfes, errors, strict=True)
                 ),
             ]
-        return told
+        return [*told, *(("left out", why) for why in self.left_out)]
+
+
+def _degrees(exact: int) -> str:
+    return "no degree" if exact == 0 else "degree 0" if exact == 1 else f"{exact} degrees from 0 on"
 
 
 @checked
@@ -107,18 +96,27 @@ def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = Non
 
     solver: that made the table, to measure its order on the Gaussian problem; this takes seconds.
 
-    Raises ValueError for a table of another process, and for one that clips x0 or asks no network in its first row:
-    there x_p is not a linear combination of what the network gave.
+    Raises ValueError for a table of another process, for one that the solver does not make of these steps, and for one
+    that clips x0: there x_p is not a linear combination of what the network gave.
     """
     require_process(table, process)
-    if table.clip_x0 or table.nfe < len(table.t):
-        raise ValueError("a table that clips x0, or leaves out an evaluation, is not linear: build it without.")
+    if table.clip_x0:
+        raise ValueError("a table that clips x0 is not linear: build it without.")
     if table.guided:
         raise ValueError("a guided table is proved as the table that it was made from: give that one.")
+    if solver is not None:
+        _require_made_by(solver, table, process)
     mean, noise = _carried(table, process)
     signal_p, variance_p = process.alpha_bar(table.p).sqrt(), process.one_minus_alpha_bar(table.p)
-    inner = between_noise(table)
-    followed = not table.stochastic and len(inner.t) > 1
+    inner, left_out, measured = between_noise(table), [], None
+    followed = not table.stochastic and len(inner.t) > 1 and table.nfe == len(table.t)
+    if table.nfe < len(table.t):
+        left_out.append("order conditions and stability, because the first row asks no network")
+    if solver is not None:
+        try:
+            measured = convergence(solver)
+        except ValueError as error:
+            left_out.append(f"the order: {error}")
     return Proof(
         table.nfe,
         len(table.t),
@@ -129,9 +127,33 @@ def prove(table: StepTable, process: ForwardProcess, solver: Solver | None = Non
         table.stochastic,
         conditions(inner, process) if followed else None,
         _stable_to(inner, process) if followed else None,
+        None if solver is None else solver.name,
         None if solver is None else hasattr(solver, "return_table"),
-        None if solver is None else convergence(solver),
+        measured,
+        tuple(left_out),
     )
+
+
+def _require_made_by(solver: Solver, table: StepTable, process: ForwardProcess) -> None:
+    """Raise ValueError where the solver's own table visits the same times in the same rows with other weights.
+
+    Where its rows are others, nothing is known: it may visit times between those of the schedule.
+    """
+    if isinstance(solver, Stored) or not bool((table.f >= table.p).all()):
+        return
+    visited = sorted({t for t in [*table.f.tolist(), *table.p.tolist()] if t > -1})
+    made = replace(solver, to_data=bool(table.p[-1] == -1)).table(process, visited)
+    if any(not torch.equal(getattr(made, name).double(), getattr(table, name).double()) for name in ("f", "t", "p")):
+        return
+    if any(
+        getattr(made, name).shape != getattr(table, name).shape
+        or not torch.allclose(getattr(made, name), getattr(table, name), rtol=_SAME, atol=_SAME)
+        for name in ("a", "b", "s", "c")
+    ):
+        raise ValueError(
+            f"solver={solver.name} did not make this table: of the same steps it makes another; give the solver that "
+            "made it, or none."
+        )
 
 
 @checked
@@ -153,69 +175,6 @@ def amplification(table: StepTable, process: ForwardProcess, rates: Tensor) -> T
 
     *_, x = states(table, torch.ones_like(kappa) * signal[0], predict)
     return (x / process.alpha_bar(table.p[-1]).sqrt()).abs() ** (1 / len(table.t))
-
-
-def conditions(table: StepTable, process: ForwardProcess) -> Conditions:
-    """The order conditions of the last step of a deterministic table that stays between noise levels."""
-    found = [Conditions(gives, _residuals(table, process, gives)) for gives in _VARIABLES]
-    return max(found, key=lambda one: (one.exact, -one.residuals[min(one.exact, DEGREES - 1)]))
-
-
-def _log_r(process: ForwardProcess, t: Tensor) -> Tensor:
-    return torch.log(noise_ratio(process, t))
-
-
-_VARIABLES = {
-    "x0 in λ": lambda process, t: -_log_r(process, t),
-    "eps in r": noise_ratio,
-    "eps in log r": _log_r,
-    "eps in t": lambda process, t: t.double(),
-}
-
-
-def _residuals(table: StepTable, process: ForwardProcess, gives: str) -> tuple[float, ...]:
-    """By degree. In x_p/σ_p where x0 is given, and in x_p/α_p where eps is, a step adds an integral to the state."""
-    variable, gives_x0 = _VARIABLES[gives], gives.startswith("x0")
-    levels = torch.cat([table.f[:1], table.p]).double()
-    signal, noise = process.alpha_bar(levels).sqrt(), process.one_minus_alpha_bar(levels).sqrt()
-    scale = noise if gives_x0 else signal
-    before = levels[levels != levels[-1]][-1:]  # a row may end at the level where it started
-    last, width = variable(process, levels[-1:]), variable(process, levels[-1:]) - variable(process, before)
-
-    def polynomial(t: Tensor, degree: int) -> Tensor:
-        return ((variable(process, t) - last) / width) ** degree
-
-    def integral(degree: int) -> Tensor:
-        """∫ polynomial dw up to each level, with w = 1/r where x0 is given, and w = r: between the process's steps."""
-        total = [torch.zeros((), dtype=torch.float64)]
-        theta, weights = gauss_legendre(_NODES)
-        for start, stop in pairwise(levels.tolist()):
-            low, high = sorted((start, stop))
-            edges = torch.tensor([low, *range(math.floor(low) + 1, math.ceil(high)), high], dtype=torch.float64)
-            y = -process.log_alpha_bar(edges)  # between two steps t is linear in y, and r = √(e^y − 1)
-            at = y[:-1, None] + y.diff()[:, None] * theta
-            t = edges[:-1, None] + edges.diff()[:, None] * theta
-            dr = torch.exp(at) / (2 * torch.sqrt(torch.expm1(at)))
-            dw = -dr / torch.expm1(at) if gives_x0 else dr
-            piece = (polynomial(t, degree) * dw * (y.diff()[:, None] * weights)).sum()
-            total.append(total[-1] + (piece if stop > start else -piece))
-        return torch.stack(total)
-
-    residuals, whole = [], integral(0)
-    for degree in range(DEGREES):
-        given = polynomial(table.t.double(), degree)
-
-        def predict(i: int, x: Tensor, given: Tensor = given) -> Tensor:
-            return (
-                given[i] if gives_x0 else (x - table.sqrt_one_minus_alpha_bar[i] * given[i]) / table.sqrt_alpha_bar[i]
-            )
-
-        run = torch.stack([torch.zeros((), dtype=torch.float64), *states(table, scale[0] * 0, predict)]) / scale
-        missed = run - integral(degree)
-        steps = [k for k in range(1, min(_STAGES, len(table.t)) + 1) if levels[-1 - k] != levels[-1]]
-        # a step may have several rows, and only its last lands on the integral
-        residuals.append(min(float(((missed[-1] - missed[-1 - k]) / (whole[-1] - whole[-1 - k])).abs()) for k in steps))
-    return tuple(residuals)
 
 
 def _stable_to(table: StepTable, process: ForwardProcess) -> float:
@@ -244,9 +203,10 @@ def _carried(table: StepTable, process: ForwardProcess) -> tuple[Tensor, Tensor]
     x0[0], n[1] = 1.0, 1.0
 
     def predict(i: int, x: Tensor) -> Tensor:
-        if table.f[i] == table.t[i]:
+        if table.f[i] == table.t[i] and table.evaluated[i]:
             return x0
-        return (x - table.sqrt_one_minus_alpha_bar[i] * n) / table.sqrt_alpha_bar[i]
+        eps = n if table.evaluated[i] else x
+        return (x - table.sqrt_one_minus_alpha_bar[i] * eps) / table.sqrt_alpha_bar[i]
 
     def landed(i: int, x: Tensor) -> Tensor:
         z = torch.zeros_like(x)

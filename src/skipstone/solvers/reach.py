@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from functools import cache
 
-from skipstone.checked import checked
+from skipstone.checked import checked, is_integer
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Schedule
 from skipstone.solvers.table import Solver
@@ -24,7 +24,7 @@ def reach(solver: Solver, schedule: Callable[..., Schedule], process: ForwardPro
 
     Raises ValueError where no tau costs `nfe`, with the nearest below and above that can be reached.
     """
-    if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 1:
+    if not is_integer(nfe) or nfe < 1:
         raise ValueError(f"nfe={nfe!r} is not allowed: nfe is an integer of at least 1.")
     num_steps = process.num_steps
 

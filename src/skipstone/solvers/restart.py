@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -24,7 +24,8 @@ class Restart(Programmed):
                r is √((1−ᾱ)/ᾱ), EDM's σ. Times are then visited more than once, each time with noise of its own.
     s_noise:   the standard deviation of that noise.
 
-    Where one level of noise alone is visited, there is nothing to restart from.
+    Where one level of noise alone is visited, there is nothing to restart from. The order is 2 where the restarts get
+    finer with the steps (`refined`); with more visited steps alone the error falls to that of the restarts.
     """
 
     intervals: Sequence[Sequence[float]] = ((3, 2, 0.06, 0.3),)
@@ -42,6 +43,11 @@ class Restart(Programmed):
                     f"solver.intervals={[list(other) for other in self.intervals]} is not allowed: each is [steps, "
                     "repeats, low, high] with at least 2 steps, at least 1 repeat and 0 < low < high."
                 )
+
+    def refined(self, factor: float) -> "Restart":
+        """The same restarts in `factor` times as many steps."""
+        finer = [(round((steps - 1) * factor) + 1, *others) for steps, *others in self.intervals]
+        return replace(self, intervals=finer)
 
     def most(self, steps: int) -> int:
         return 2 * (steps + sum(int(count - 1) * int(repeats) for count, repeats, _, _ in self.intervals))

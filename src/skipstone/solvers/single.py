@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from skipstone.checked import check_fields, checked
+from skipstone.checked import check_fields, checked, is_number
 from skipstone.process import ForwardProcess
 from skipstone.solvers.table import Path, Steps, StepTable, ascend, ddim_row, descend, eps_row, noise_ratio
 
@@ -43,7 +43,7 @@ class DDIM:
     clip_x0: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.eta, bool) or not isinstance(self.eta, (int, float)) or not 0 <= self.eta < float("inf"):
+        if not is_number(self.eta) or not 0 <= self.eta < float("inf"):
             raise ValueError(f"eta={self.eta!r} is not allowed: eta is a number of at least 0 (0 is DDIM, 1 is DDPM).")
         if self.sigma not in ("paper", "adjacent", "large"):
             raise ValueError(f"solver.sigma={self.sigma!r} is unknown: choose paper, adjacent or large.")

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from skipstone.checked import require
+from skipstone.checked import plain, require
 from skipstone.process import ForwardProcess
 from skipstone.rng import philox
 from skipstone.solvers.aligned import aligned
@@ -37,7 +37,7 @@ class Path(NamedTuple):
 
     @property
     def inner(self) -> Tensor:
-        """Which rows touch no clean data: bool [S]. The others are DDIM's in every table: log-SNR is infinite there."""
+        """Which rows touch no clean data: bool [S]. At the others log-SNR is infinite, so most solvers take DDIM's."""
         return (self.f > -1) & (self.p > -1)
 
 
@@ -220,7 +220,7 @@ def ascend(timesteps: Steps, num_steps: int, to_data: bool, clip_x0: bool) -> Pa
 
 def _checked(timesteps: Steps, num_steps: int, to_data: bool) -> list[float]:
     require("timesteps", timesteps, Steps)
-    steps = timesteps.tolist() if hasattr(timesteps, "tolist") else list(timesteps)
+    steps = timesteps.tolist() if hasattr(timesteps, "tolist") else plain(list(timesteps))
     real = any(isinstance(step, float) for step in steps)
     inside = all((step > -1 if real else step >= 0) and step <= num_steps - 1 for step in steps)  # not so of a nan
     if not steps or not inside or any(step >= later for step, later in pairwise(steps)):

@@ -102,11 +102,11 @@ def spacings(process: ForwardProcess, costs: Costs) -> list[Spacing]:
     costs: of jumps along the model's trajectories, for GITS.
     """
     ends_at_0 = {
-        "karras": partial(Karras, betas=process.betas),
+        "karras": partial(Karras, betas=process),
         "exp": Exp,
         "polynomial": Polynomial,
         "time_uniform": TimeUniform,
-        "logsnr": partial(LogSNR, betas=process.betas),
+        "logsnr": partial(LogSNR, betas=process),
     }
     to_data = {name: ends_at_0[name] for name in ("karras", "exp", "polynomial")}
     to_data |= {"quad": Quad, "trailing": Trailing, "uniform": Uniform, "gits": partial(GITS, costs=costs)}

@@ -107,12 +107,12 @@ def _top(results: dict[str, Any], found: Findings) -> str:
         f"({machine['precision']}, torch {machine['torch']}). The command below wrote this page.\n\n"
         f"    {results['command']}\n\n"
         f"`{METRIC}` is the Fréchet distance of {settings['images']:,} samples to the training images, on features of "
-        f"a classifier that names {results['classifier_accuracy']:.1%} of the held-out images rightly. All cells start "
-        "from the same noise. At each number of evaluations (NFE), each solver has the order and the steps that were "
-        f"best on the first {settings['images_tried']:,} of these samples; above 10 evaluations only the best three at "
-        "10 were tried. NFE counts every evaluation of the network; an analytical first step (AFS) has none. Steps *to "
-        "t = 0* end at the process's first step, whose noise cannot be seen; steps *to data* spend one evaluation to "
-        "remove it."
+        f"a classifier that names {results['classifier_accuracy']:.1%} of the held-out images rightly. All cells that "
+        "are shown start from the same noise. At each number of evaluations (NFE), each solver has the order and the "
+        f"steps that were best on {settings['images_tried']:,} samples from other noise; above 10 evaluations only the "
+        "best three at 10 were tried. NFE counts every evaluation of the network; an analytical first step (AFS) has "
+        "none. Steps *to t = 0* end at the process's first step, whose noise cannot be seen; steps *to data* spend one "
+        "evaluation to remove it."
     )
     if found.converged is None:
         return said
