@@ -37,7 +37,7 @@ def refusal(key: str, value: Any, allowed: str) -> ValueError:
 def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Every key in nested settings, by its full name."""
     for key, value in node.items():
-        yield prefix + key
+        yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from dotted(value, f"{prefix}{key}.")
 
