@@ -95,6 +95,13 @@ def test_the_taus_of_other_commands_are_cut_too(entered):
     assert (config.tau, config.evaluation.taus, config.evaluation.training.taus) == (8, [5, 8], [8])
 
 
+@pytest.mark.parametrize("command", ["tables", "quality"])
+def test_commands_that_choose_their_own_schedules_have_nothing_to_cut(command, entered):
+    config = entered(config=command)
+    before = OmegaConf.to_container(config)
+    assert OmegaConf.to_container(chosen(config)[1]) == before
+
+
 LISTED = ["schedule=custom", "schedule.timesteps=[0,5,19]"]
 
 

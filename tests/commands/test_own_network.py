@@ -44,7 +44,7 @@ def made(composed, tmp_path, network, *words):
 
 @pytest.mark.parametrize("words", REAL)
 def test_one_that_fails_at_real_times_is_a_sentence(words, composed, tmp_path):
-    with pytest.raises(ValueError, match="^the network Indexed fails at t of real times") as caught:
+    with pytest.raises(ValueError, match=r"^the network Indexed fails at t of real ") as caught:
         made(composed, tmp_path, Indexed, *words)
     assert sentence(caught.value).startswith(
         "the network Indexed fails at t of real times (torch.float64; IndexError: tensors used as indices must be long"

@@ -30,6 +30,8 @@ def choose_taus(config: DictConfig, process: ForwardProcess) -> None:
     process has, as defaults are for T = 1000. Raises ValueError for what cannot be reached.
     """
     _choose_by_nfe(config, process)
+    if "schedule" not in config:  # a command that chooses its own
+        return
     if "tau" in config.schedule:
         _cut_defaults(config, process)
     elif not typed() & {"tau", "schedule.tau"}:
