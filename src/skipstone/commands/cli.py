@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from safetensors import SafetensorError
 from yaml import YAMLError
 
-from skipstone.commands.schema import CONF, keys_of, unknown
+from skipstone.commands.schema import CONF, defaults_of, keys_of, unknown
 from skipstone.commands.words import MULTIRUN, readable
 
 # Errors of the place that is written to, and what to do about them
@@ -171,13 +171,17 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
             if (CONF / key).is_dir() and not inside:
                 return f"{override} is not allowed: this command has no group {key}; `--cfg job` shows every key."
             wrong = inside[1] if inside and inside[1].startswith(f"{key}.") else key
-            return unknown(wrong, override, _known_keys())
+            command, choices = _chosen()
+            return unknown(wrong, override, keys_of(command, tuple(sorted(choices.items()))), choices)
     return text
 
 
-def _known_keys() -> frozenset[str]:
-    """Of this command, with the options that it was given."""
+def _chosen() -> tuple[str, dict[str, str]]:
+    """This command, and the option of each group: a file's, unless words choose another; none where a sweep does."""
     name = Path(sys.argv[0]).stem
-    options = {f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")}
-    chosen = sorted(tuple(word.split("=")) for word in options.intersection(sys.argv[1:]))
-    return keys_of(name if (CONF / f"{name}.yaml").is_file() else "train", tuple(chosen))
+    command = name if (CONF / f"{name}.yaml").is_file() else "train"
+    typed = dict(word.lstrip("+").split("=", 1) for word in sys.argv[1:] if "=" in word)
+    experiment = CONF / "experiment" / f"{typed.get('experiment')}.yaml"
+    choices = defaults_of(CONF / f"{command}.yaml") | (defaults_of(experiment) if experiment.is_file() else {})
+    choices |= {group: option for group, option in typed.items() if (CONF / group).is_dir() and option[:1] != "{"}
+    return command, {group: option for group, option in choices.items() if option.isidentifier()}
