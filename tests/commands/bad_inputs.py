@@ -243,6 +243,8 @@ COMMANDS = [
     Case("a device that is not supported", f"{sample} device=tpu", r"device=tpu is unknown: choose auto, cpu or cuda"),
     Case("a folder that holds results", f"{sample} out=mine", r"out=mine holds files already: name a folder",
          written("mine/grid.png", "mine")),
+    Case("a folder that cannot be made", "scripts/sample.py run=<key> tau=3 out=/proc/x",
+         r"^No such file or directory at /proc/x: no folder can be made there, so name another place\.$"),
     Case("noise between start noises", "scripts/interpolate.py run=<key> tau=3 eta=1.0",
          r"eta=1.0 is not allowed here"),
     Case("one column from end to end", "scripts/interpolate.py run=<key> tau=3 columns=1",

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,7 @@ _ADVICE = {
     **dict.fromkeys(_GONE, "it was removed meanwhile, or a link leads nowhere: put it back or remove the link"),
     errno.ELOOP: "links lead in a circle there: remove them",
 }
+_UNMADE = "no folder can be made there, so name another place"
 _OTHERWISE = "see what is wrong there, or name another place"
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
@@ -140,13 +142,20 @@ def _sentence(error: BaseException) -> str:
         return f"{error.full_key} has no value: set {error.full_key}=<value>."
     if isinstance(error, OSError) and error.strerror and error.errno:
         where = f" at {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}: {_ADVICE.get(error.errno, _OTHERWISE)}."
+        advice = _UNMADE if error.errno in _GONE and _making(error) else _ADVICE.get(error.errno, _OTHERWISE)
+        return f"{error.strerror}{where}: {advice}."
     if isinstance(error, UnicodeEncodeError):
         return _not_utf8(error.object)
     if isinstance(error, UnicodeDecodeError):
         return f"a file that must be text is not UTF-8, where it reads {error.object[:40]!r}: repair or remove it."
     text = re.sub(r"\s+(full_key|object_type|reference_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
     return text.removeprefix("ValueError raised while resolving interpolation: ")
+
+
+def _making(error: BaseException) -> bool:
+    """Whether it comes out of making a folder: nothing that was there is gone."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].name in ("mkdir", "makedirs")
 
 
 def _not_utf8(text: str) -> str:
