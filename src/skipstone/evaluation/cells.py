@@ -1,6 +1,7 @@
 """Cells: the ways, each a (schedule, solver, tau, eta), in which a model is to be sampled."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from skipstone.process import ForwardProcess
@@ -8,6 +9,7 @@ from skipstone.schedules import Schedule
 from skipstone.solvers import Solver, StepTable
 
 SETTINGS = ("schedule", "solver", "sigma", "to_data", "clip_x0", "tau", "eta")
+_OF_THE_CELL = ("sigma", "to_data", "clip_x0", "eta")  # settings of a solver that have a column of their own
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,62 @@ class Cell:
     own: bool  # whether it is the cell the user typed, and not only one of the grid
 
 
+def label(thing: Solver | Schedule, apart: Collection[str] = ()) -> str:
+    """The name of a solver or a schedule, with every setting that differs from its default: edict_mix0.5, ddim_large.
+
+    apart: settings that are told elsewhere. What the name tells by itself (heun_churn1) is not repeated.
+    """
+    if not is_dataclass(thing):
+        return thing.name
+    name, told = thing.name, list(_told(thing, apart))
+    for field in fields(thing):
+        inner = getattr(thing, field.name)
+        if is_dataclass(inner) and hasattr(inner, "name"):  # the solver that this one changes
+            name = name.replace(inner.name, label(inner, _OF_THE_CELL))
+    return "_".join([name, *told])
+
+
+def _told(thing: Any, apart: Collection[str]) -> Iterator[str]:
+    for field in fields(thing):
+        value = _plain(getattr(thing, field.name))
+        if field.name in apart or field.default is MISSING or value == _plain(field.default):
+            continue
+        try:
+            if replace(thing, **{field.name: field.default}).name != thing.name:
+                continue
+        except ValueError:  # the default does not go with the other settings
+            pass
+        if isinstance(value, bool):
+            yield field.name if value else f"no_{field.name}"
+        elif isinstance(value, str):
+            yield value
+        elif isinstance(value, (int, float, tuple)):
+            yield field.name + _short(value)
+
+
+def _plain(value: Any) -> Any:
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return tuple(_plain(each) for each in value) if listed else value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(_short, value))
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)
+
+
 def make_cell(process: ForwardProcess, schedule: Schedule, solver: Solver, own: bool = False) -> Cell:
     """The cell of a schedule and a solver. One without a tau has None, one without an eta is deterministic."""
     tau, eta = getattr(schedule, "tau", None), getattr(solver, "eta", 0.0)
     settings = {
-        "schedule": schedule.name,
-        "solver": solver.name,
+        "schedule": label(schedule, ("tau",)),
+        "solver": label(solver, _OF_THE_CELL),
         "sigma": getattr(solver, "sigma", ""),
         "to_data": solver.to_data,
         "clip_x0": solver.clip_x0,
         "tau": tau,
         "eta": eta,
     }
-    name = f"{solver.name}-{schedule.name}" + ("" if tau is None else f"-tau{tau}") + f"-eta{eta}"
+    name = f"{label(solver, ('eta',))}-{settings['schedule']}" + ("" if tau is None else f"-tau{tau}") + f"-eta{eta}"
     return Cell(name, settings, solver.table(process, schedule(process.num_steps)), own)
