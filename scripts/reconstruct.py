@@ -61,6 +61,7 @@ def job(config: DictConfig) -> None:
 
     from skipstone import progress
     from skipstone.data import pick, to_bytes, to_unit
+    from skipstone.evaluation.cells import label
     from skipstone.report import csv, curves, pictures, terminal
     from skipstone.studies.paper.published import TABLE_2
 
@@ -123,7 +124,7 @@ def job(config: DictConfig) -> None:
     z = encoded(config.tau)
     shown = torch.cat([x[:10] for x in (x0, z / 2, decoded(config.tau, z))])  # the latent at half its contrast
     pictures.save_grid(to_bytes(shown).cpu(), folder / "rows.png", columns=min(10, len(x0)))
-    terminal.print_rows(rows, f"{solver.name}, {len(x0)} held-out images, mse of pixels in [0, 1]")
+    terminal.print_rows(rows, f"{label(solver, ('eta',))}, {len(x0)} held-out images, mse of pixels in [0, 1]")
     print(f"Look next at {folder / 'reconstruction.png'} and {folder / 'rows.png'}")
 
 

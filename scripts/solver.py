@@ -19,6 +19,7 @@ def job(config: DictConfig) -> None:
 
     from skipstone.commands.finished import new_folder
     from skipstone.commands.grid import choose_taus
+    from skipstone.evaluation.cells import label
     from skipstone.process import process_of
     from skipstone.report import terminal
     from skipstone.report.coefficients import save_coefficients
@@ -37,10 +38,11 @@ def job(config: DictConfig) -> None:
     if proof.stable_to is not None:
         growth = amplification(between_noise(table), process, rates)
     save_coefficients(table, rates, growth, folder / "coefficients.png")
-    save_table(table, folder / "table.json", {"solver": solver.name, "schedule": schedule.name})
+    names = {"solver": label(solver, ("eta",)), "schedule": label(schedule, ("tau",))}
+    save_table(table, folder / "table.json", names)
     files.write(folder / "proof.json", json.dumps(asdict(proof), indent=1, ensure_ascii=False).encode() + b"\n")
     rows = [{"what": what, "value": value} for what, value in proof.lines()]
-    terminal.print_rows(rows, f"{solver.name} on {schedule.name}")
+    terminal.print_rows(rows, f"{names['solver']} on {names['schedule']}")
     print(f"Look next at {folder / 'coefficients.png'}")
 
 

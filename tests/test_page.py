@@ -233,6 +233,28 @@ class Document(HTMLParser):
         self.text += data
 
 
+@needs_browser
+@pytest.mark.parametrize("width", [1200, 1400])
+def test_every_column_of_the_default_job_is_seen_without_scrolling(width, tmp_path):
+    script = """
+      const wide = document.querySelector("#cells .wide");
+      const heads = [...wide.querySelectorAll("thead button")];
+      found.columns = heads.map((head) => head.textContent.replaceAll("\u200b", ""));
+      found.cut = wide.scrollWidth - wide.clientWidth;
+    """
+    results = make_grid(names=METRICS[:4])
+    widest = {  # of a default job's numbers
+        "solver_rmse": (0.0492, 0.0095), "fd_random": (0.0437, 0.0042), "kid_random": (0.000725, 0.00015),
+        "fd_classifier": (8.31, 0.93), "kid_classifier": (0.0891, 0.023),
+    }  # fmt: skip
+    for result in results:
+        for name, (value, spread) in widest.items():
+            result.measured[name] = replace(result.measured[name], value=value, spread=spread)
+    found = browse(make_page(tmp_path, results), script, tmp_path, frame=width)
+    assert found["columns"][-3:] == ["kid_classifier", "seconds", "images_per_second"]
+    assert found["cut"] == 0
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)], ids=str)
 def test_a_page_of_twelve_cells_is_one_file_below_five_megabytes(shape, tmp_path):
     torch.manual_seed(0)

@@ -1,4 +1,7 @@
-"""Skipstone: train a small ε-predictor with the DDPM objective, sample it at any stride and any noise with DDIM."""
+"""Skipstone: train a small ε-predictor, sample it at any stride and any noise with DDIM.
+
+The default trains DDPM's objective with min-SNR weights and Muon, and reads ε from a v-network.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -60,7 +60,7 @@ def test_each_command_runs_and_its_results_are_those_of_ones_own(folder):
         results[kind] = lines(python("train.py", *words.split(), cwd=folder))
     assert {line["solver"] for line in results["solver"]} == {"two_m"}
     assert {line["solver"] for line in results["midpoint"]} == {"midpoint"}
-    assert {line["schedule"] for line in results["schedule"]} == {"power"}
+    assert {line["schedule"] for line in results["schedule"]} == {"power_power3"}
     brightness = [float(line["brightness"]) for line in results["metric"]]
     assert len(set(brightness)) == len(brightness) > 1
     assert len({line["brightness_floor"] for line in results["metric"]}) == 1

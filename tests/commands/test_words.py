@@ -41,6 +41,9 @@ REFUSALS = {
         "+trainer.max_steps=5": r"\+trainer.max_steps=5 is not allowed: this command has no group trainer",
         "noise={num_steps: 50}": r"there is no key noise.num_steps \(in noise=",
         "noise={_target_: skipstone.noise.linear}": "noise=.* is not allowed: it is that of the model, so leave it out",
+        "solver={order: 2}": r"there is no key solver.order .*: solver=ddim has no order; these do: adams_bashforth, ",
+        "schedule.rho=3": r"there is no key schedule.rho .*: schedule=exp has no rho; these do: karras, polynomial\.$",
+        "+solver.order=2": r"there is no key solver.order .*: solver=ddim has no order; these do: adams_bashforth, ",
         "solver={etta: 1}": r"there is no key solver.etta \(in solver=\{etta: 1\}\): did you mean solver.eta",
     },
     "evaluate": {"+evaluation.grid=true": r"there is no key evaluation.grid .*did you mean evaluation"},
@@ -54,6 +57,7 @@ REFUSALS = {
         "+trainer.max_tme=5": r"there is no key trainer.max_tme .*did you mean trainer.max_steps",
         "+training.batchsize=5": r"there is no key training.batchsize .*did you mean training.batch_size",
         "+schedule.power=3": r"there is no key schedule.power .*did you mean schedule.tau",
+        "noise.offset=1": r"there is no key noise.offset .*: noise=linear has no offset; these do: cosine\.$",
         "+metrics.images=5": r"there is no key metrics.images \(",  # an argument that the command passes itself
         "logger=none": None,
         "+trainer.benchmark=true": None,

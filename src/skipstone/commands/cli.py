@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from safetensors import SafetensorError
 from yaml import YAMLError
 
-from skipstone.commands.schema import CONF, keys_of, unknown
+from skipstone.commands.schema import CONF, defaults_of, keys_of, unknown
 from skipstone.commands.words import MULTIRUN, readable
 
 # Errors of the place that is written to, and what to do about them
@@ -36,6 +37,7 @@ _ADVICE = {
     **dict.fromkeys(_GONE, "it was removed meanwhile, or a link leads nowhere: put it back or remove the link"),
     errno.ELOOP: "links lead in a circle there: remove them",
 }
+_UNMADE = "no folder can be made there, so name another place"
 _OTHERWISE = "see what is wrong there, or name another place"
 
 # What a user can cause and mend: wrong values, missing files, no disk, no network. Anything else is a bug of ours
@@ -140,13 +142,20 @@ def _sentence(error: BaseException) -> str:
         return f"{error.full_key} has no value: set {error.full_key}=<value>."
     if isinstance(error, OSError) and error.strerror and error.errno:
         where = f" at {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}: {_ADVICE.get(error.errno, _OTHERWISE)}."
+        advice = _UNMADE if error.errno in _GONE and _making(error) else _ADVICE.get(error.errno, _OTHERWISE)
+        return f"{error.strerror}{where}: {advice}."
     if isinstance(error, UnicodeEncodeError):
         return _not_utf8(error.object)
     if isinstance(error, UnicodeDecodeError):
         return f"a file that must be text is not UTF-8, where it reads {error.object[:40]!r}: repair or remove it."
     text = re.sub(r"\s+(full_key|object_type|reference_type)[:=].*", "", str(error))  # where OmegaConf and Hydra stood
     return text.removeprefix("ValueError raised while resolving interpolation: ")
+
+
+def _making(error: BaseException) -> bool:
+    """Whether it comes out of making a folder: nothing that was there is gone."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].name in ("mkdir", "makedirs")
 
 
 def _not_utf8(text: str) -> str:
@@ -171,13 +180,17 @@ def _composition_sentence(error: ConfigCompositionException) -> str:
             if (CONF / key).is_dir() and not inside:
                 return f"{override} is not allowed: this command has no group {key}; `--cfg job` shows every key."
             wrong = inside[1] if inside and inside[1].startswith(f"{key}.") else key
-            return unknown(wrong, override, _known_keys())
+            command, choices = _chosen()
+            return unknown(wrong, override, keys_of(command, tuple(sorted(choices.items()))), choices)
     return text
 
 
-def _known_keys() -> frozenset[str]:
-    """Of this command, with the options that it was given."""
+def _chosen() -> tuple[str, dict[str, str]]:
+    """This command, and the option of each group: a file's, unless words choose another; none where a sweep does."""
     name = Path(sys.argv[0]).stem
-    options = {f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")}
-    chosen = sorted(tuple(word.split("=")) for word in options.intersection(sys.argv[1:]))
-    return keys_of(name if (CONF / f"{name}.yaml").is_file() else "train", tuple(chosen))
+    command = name if (CONF / f"{name}.yaml").is_file() else "train"
+    typed = dict(word.lstrip("+").split("=", 1) for word in sys.argv[1:] if "=" in word)
+    experiment = CONF / "experiment" / f"{typed.get('experiment')}.yaml"
+    choices = defaults_of(CONF / f"{command}.yaml") | (defaults_of(experiment) if experiment.is_file() else {})
+    choices |= {group: option for group, option in typed.items() if (CONF / group).is_dir() and option[:1] != "{"}
+    return command, {group: option for group, option in choices.items() if option.isidentifier()}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import engine, exchange
 from skipstone.commands.grid import choose_taus
+from skipstone.commands.words import typed
 from skipstone.evaluation import results
 from skipstone.fitting.gits import KeptCosts
 from skipstone.fitting.kept import KeptTables
@@ -132,8 +132,7 @@ def _folder_of(config: DictConfig) -> Path:
 def _clip_as_its_own(config: DictConfig, stored: dict[str, Any]) -> None:
     """A model whose own sampler clips is sampled so, unless the words of the command name solver.clip_x0."""
     own = stored.get("adopted", {}).get("clip_x0", False)
-    named = any(word.lstrip("+").startswith("solver.clip_x0") for word in HydraConfig.get().overrides.task)
-    if own and not named and "solver" in config and "clip_x0" in config.solver:
+    if own and "solver.clip_x0" not in typed() and "solver" in config and "clip_x0" in config.solver:
         config.solver.clip_x0 = True
         log.info("x0 is clipped to [-1, 1], as by the model's own sampler; solver.clip_x0=false leaves it")
 

@@ -1,5 +1,6 @@
 """From settings to cells: the grid that a configuration asks for, and the tau of an nfe."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,10 +11,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from skipstone.commands.settings import with_schedule
+from skipstone.commands.words import typed
 from skipstone.evaluation.cells import Cell, fitted_cell, make_cell
 from skipstone.process import ForwardProcess
 from skipstone.schedules import GITS, Costs, Linspace, Schedule
 from skipstone.solvers import DDIM, Fitted, StepTable, reach
+
+log = logging.getLogger(__name__)
+
+_GRIDS = ("evaluation.taus", "evaluation.training.taus", "taus", "exact")
 
 
 class Suited(Protocol):
@@ -27,11 +33,57 @@ class Suited(Protocol):
 def choose_taus(config: DictConfig, process: ForwardProcess) -> None:
     """Set tau to that of `nfe`, and evaluation.taus to those of evaluation.nfes, where these are not null.
 
-    Schedules of evaluation.schedules without taus of their own get those of evaluation.nfes, too. A fitted table has no
-    schedule: there a tau is a number of evaluations. Raises ValueError for what cannot be reached.
+    Schedules of evaluation.schedules without taus of their own get those of evaluation.nfes, too. A tau that nobody
+    typed yields to the schedule: it is none where the schedule lists its steps, and cut to the largest that this
+    process has, as defaults are for T = 1000. A fitted table has no schedule: there a tau is a number of evaluations.
+    Raises ValueError for what cannot be reached.
     """
     if OmegaConf.select(config, "solver._target_") == f"skipstone.solvers.{Fitted.__name__}":
         _choose_fitted(config)
+        _choose_by_nfe(config, process)
+        return
+    _choose_by_nfe(config, process)
+    if "schedule" not in config:  # a command that chooses its own
+        return
+    if "tau" in config.schedule:
+        _cut_defaults(config, process)
+    elif not typed() & {"tau", "schedule.tau"}:
+        config.tau = None
+
+
+def _cut_defaults(config: DictConfig, process: ForwardProcess) -> None:
+    said, cut = typed(), {}
+    if not said & {"tau", "schedule.tau"}:
+        (cut["tau"],) = _cut(config, process, [config.tau])
+    for key in _GRIDS:
+        taus = OmegaConf.select(config, key)
+        if taus is not None and key not in said:
+            cut[key] = _cut(config, process, taus)
+    for name, taus in (OmegaConf.select(config, "evaluation.schedules") or {}).items():
+        if taus is None:
+            other = with_schedule(config, name)
+            further = _cut(other, process, other.evaluation.taus)
+            if further != other.evaluation.taus:
+                cut[f"evaluation.schedules.{name}"] = further
+    changed = {key: taus for key, taus in cut.items() if taus != OmegaConf.select(config, key)}
+    for key, taus in changed.items():
+        OmegaConf.update(config, key, taus)
+    if changed:
+        now = ", ".join(f"{key}={taus}" for key, taus in changed.items())
+        log.info("defaults are cut to the %d steps of this process: %s", process.num_steps, now)
+
+
+def _cut(config: DictConfig, process: ForwardProcess, taus: Sequence[Any]) -> list[Any]:
+    """These taus, at most the largest that the configured schedule takes on this process, each once."""
+    T = process.num_steps
+    if not any(isinstance(tau, int) and tau >= T for tau in taus):
+        return list(taus)
+    visited = make_schedule(config, process, 1, None)(T)
+    highest = T - 1 if len(visited) == T else T  # a stride, or a count
+    return list(dict.fromkeys(min(tau, highest) if isinstance(tau, int) else tau for tau in taus))
+
+
+def _choose_by_nfe(config: DictConfig, process: ForwardProcess) -> None:
     if config.get("nfe") is not None:
         config.tau = _tau(config, process, config.nfe)
     nfes = OmegaConf.select(config, "evaluation.nfes")

@@ -3,7 +3,7 @@
 A tau that cannot be is refused when torch is there, a folder of broken images before Lightning is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import engine, rng
+from skipstone.commands.cli import expected
 from skipstone.commands.grid import Suited, build_cells, choose_taus
+from skipstone.engine.step import predict
 from skipstone.evaluation.cells import Cell
 from skipstone.network import placement
-from skipstone.network.unet import VelocityUNet
+from skipstone.network.unet import UNet, VelocityUNet
 from skipstone.process import ForwardProcess, process_of
 from skipstone.rng import Stream
 from skipstone.training.recipe import Recipe
@@ -72,6 +74,7 @@ def make(config: DictConfig, multirun: bool) -> Plan:
     dataset = OmegaConf.to_container(config.dataset, resolve=True)
     images = keep("images", dataset, lambda: instantiate(config.dataset))
     _require_classes(net, images)
+    _require_network(net, (*cells, *watched), images.shape, placement.device(trainer))
     return Plan(trainer, process, partial(build_cells, config, process, *asked), watched, net, recipe, images)
 
 
@@ -114,6 +117,34 @@ def _network(config: DictConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold(config.seed, Stream.WEIGHTS, 0))
         return instantiate(config.model)
+
+
+def _require_network(net: nn.Module, cells: Sequence[Cell], shape: tuple[int, int, int], device: torch.device) -> None:
+    """Call a network of the user's own once with each kind of t that it will be asked at, before it is trained.
+
+    Training asks it at whole steps, int64, and a table of real times at float64. Raises ValueError where it fails, or
+    gives another thing than eps.
+    """
+    if isinstance(net, UNet) and type(net).__module__.startswith("skipstone."):
+        return
+    net.to(device)
+    labels = torch.zeros(2, dtype=torch.int64, device=device) if engine.classes_of(net) else None
+    for dtype in dict.fromkeys([torch.int64, *(cell.table.t.dtype for cell in cells)]):
+        try:
+            with engine.evaluating(net), torch.no_grad():
+                predict(net, torch.zeros(2, *shape, device=device), torch.zeros(2, dtype=dtype, device=device), labels)
+        except Exception as error:
+            if expected(error):
+                raise
+            kind, remedy = "whole steps, in which it is trained", "let its forward take them"
+            if dtype.is_floating_point:
+                kind = "real times"
+                remedy += ", or choose a schedule and a solver of whole steps"
+            raise ValueError(
+                f"the network {type(net).__name__} fails at t of {kind} ({dtype}; {type(error).__name__}: {error}): "
+                f"{remedy}."
+            ) from error
+    net.cpu()
 
 
 _kept: dict[str, tuple[Any, Any]] = {}

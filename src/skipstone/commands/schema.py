@@ -6,7 +6,7 @@ Any other key would be taken and ignored, so it is refused, wherever it comes fr
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def refusal(key: str, value: Any, allowed: str) -> ValueError:
 def dotted(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Every key in nested settings, by its full name."""
     for key, value in node.items():
-        yield prefix + key
+        yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from dotted(value, f"{prefix}{key}.")
 
@@ -63,15 +63,34 @@ def require_known(config: DictConfig, command: str, words: Sequence[str], choice
         word = _word(key, words)
         if "." not in key and (CONF / key).is_dir():
             raise ValueError(f"{word} is not allowed: this command has no group {key}; `--cfg job` shows every key.")
-        raise ValueError(unknown(key, word, {*known, *beside}))
+        raise ValueError(unknown(key, word, {*known, *beside}, choices))
 
 
-def unknown(key: str, word: str, known: Iterable[str]) -> str:
-    """The sentence on a key that there is not, with the nearest that there are.  word: where it stands."""
+def unknown(key: str, word: str, known: Collection[str], choices: Mapping[str, str]) -> str:
+    """The sentence on a key that there is not, with the options that have it, or else the nearest that there are.
+
+    word: where it stands.  choices: the option of each group.
+    """
+    group, _, name = key.partition(".")
+    having = [path.stem for path in sorted(CONF.glob(f"{group}/*.yaml")) if key in _keys(path, f"{group}.")]
+    if having and group in known and choices.get(group) not in having:
+        lacks = f"{group}={choices[group]} has no {name}" if group in choices else f"not every {group} has {name}"
+        return f"there is no key {key} (in {word}): {lacks}; these do: {', '.join(having)}."
     other = [each for each in known if not key.startswith(f"{each}.") and "._" not in each]
     near = difflib.get_close_matches(key, sorted(other), n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"there is no key {key} (in {word}): {hint}`--cfg job` shows every key."
+
+
+def defaults_of(path: Path) -> dict[str, str]:
+    """The option of each group that a file of conf/ chooses, or one that it builds on."""
+    chosen: dict[str, str] = {}
+    for entry in OmegaConf.load(path).get("defaults", []):
+        if isinstance(entry, str):
+            chosen |= {} if entry == "_self_" else defaults_of(path.with_name(f"{entry}.yaml"))
+        else:
+            chosen |= {group.removeprefix("override ").lstrip("/"): option for group, option in entry.items() if option}
+    return chosen
 
 
 @cache

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from skipstone.commands import trackers, trainer
 from skipstone.commands.called import called
 from skipstone.commands.schema import CONF, refusal, require_known
-from skipstone.commands.words import PATHS
+from skipstone.commands.words import PATHS, typed
 
 
 def _outputs(folder: Any) -> str:
@@ -264,11 +264,9 @@ def _check_words(config: DictConfig) -> None:
 
 def _check_choosers(config: DictConfig) -> None:
     """Schedules and experiments set a tau, so whether it was given beside nfe is seen in the command line alone."""
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
-    typed = {word.lstrip("+").partition("=")[0] for word in words}
     for key, chosen in _CHOOSERS.items():
         value, other = (OmegaConf.select(config, name) for name in (key, chosen))
-        if value is not None and other is not None and typed & {chosen, f"schedule.{chosen}"}:
+        if value is not None and other is not None and typed() & {chosen, f"schedule.{chosen}"}:
             raise ValueError(f"{key}={value} and {chosen}={other} must not be given together: leave one of them out.")
 
 

@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
 from hydra.errors import HydraException
 
-from skipstone.commands.schema import CONF
+from skipstone.commands.schema import CONF, dotted
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -37,6 +38,13 @@ def readable(words: Sequence[str]) -> list[str]:
     """
     swept = any(word in (*MULTIRUN, "hydra.mode=MULTIRUN") for word in words)
     return [_readable(word, swept) for word in words]
+
+
+def typed() -> set[str]:
+    """Every key that the words of this command set, those in braces among them; none where no command runs."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    return {key for each in overrides for key in dotted({each.key_or_group: each.value()})}
 
 
 def _readable(word: str, swept: bool) -> str:

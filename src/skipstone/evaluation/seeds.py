@@ -16,8 +16,8 @@ def average(results: Sequence[Result]) -> list[Result]:
     """One result per setting, the mean over its seeds, in order; none where no setting has several seeds.
 
     Its facts lack the seed and say how many seeds there are. A number's spread is the standard deviation between seeds.
-    Cells with the same seeds are compared seed by seed. A number that a seed lacks is none, and one that diverged for a
-    seed is NaN.
+    Cells with the same seeds are compared seed by seed. If one seed lacks a number, the mean
+    has none; if the samples of one seed diverged, the mean is NaN.
     """
     groups: dict[str, dict[str, Result]] = {}
     for result in results:

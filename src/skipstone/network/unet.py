@@ -240,7 +240,9 @@ class VelocityUNet(UNet):
 
     At large t, x0 = (x_t − √(1−ᾱ_t) eps)/√ᾱ_t blows up an error in eps by 1/√ᾱ_t, 158 times at the last step; an error
     in F reaches x0 unamplified. That is what lets a network that trains for minutes sample at all. The objective
-    stays L_simple in eps. betas: float [T], as for ForwardProcess, or a process; other arguments as for UNet.
+    is still in eps: L_simple, or what training.weighting makes of it.
+
+    betas: float [T], as for ForwardProcess, or a process; other arguments as for UNet.
     """
 
     def __init__(self, *args: Any, betas: Tensor | ForwardProcess, **kwargs: Any) -> None:

@@ -40,7 +40,7 @@ def card(title: str, form: str, facts: Mapping[str, Any], cells: Sequence[Mappin
     parts = [f"---\n{head}---\n\n# {markdown.literal(title)}", "\n".join(lines)]
     if cells:
         parts += [_table([{name: _number(text) for name, text in cell.items()} for cell in cells])]
-        parts += ["A floor is what as many held-out real images score. No distance here but `fid` is FID."]
+        parts += ["A floor is the score of the same number of held-out real images. No distance here but `fid` is FID."]
     return "\n\n".join([*parts, f"```python\n{_USE[form]}\n```\n"])
 
 

@@ -59,7 +59,8 @@ class Uniform:
 class Exp:
     """Quadratic spacing, dense near the data: floor(linspace(0, √(0.8 T), tau)²) ∪ {T−1}. `tau` is a count, 1 … T.
 
-    The paper calls this spacing quadratic (appendix D.2). Squares that round down to the same integer are visited
+    The paper calls this spacing quadratic (appendix D.2); the name is that of the document that Skipstone grew from.
+    Squares that round down to the same integer are visited
     once, so NFE can be smaller than tau.
     """
 

@@ -64,7 +64,9 @@ def table_of(data: Any, source: str | os.PathLike) -> StepTable:
     try:
         table = _table(data)
         if data.get("digest") not in (None, _digest(data["rows"])):
-            raise ValueError("its rows are not those that were saved; whoever wants them so removes the digest")
+            raise ValueError(
+                "its rows are not those that were saved; if you changed them on purpose, remove the digest"
+            )
         return table
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{source} is damaged ({type(error).__name__}: {error}): save the table again.") from None

@@ -49,7 +49,7 @@ class Measured:
 
     metric:       whose number it is
     value:        the number
-    floor:        what as many held-out real images score
+    floor:        the score of the same number of held-out real images
     spread:       its standard deviation from one set of samples to the next
     limit:        its extrapolation to infinitely many images
     limit_floor:  the same of held-out real images

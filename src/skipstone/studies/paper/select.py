@@ -17,7 +17,7 @@ def fd_names(rows: Iterable[Row]) -> list[str]:
 
 
 def floor(row: Row, name: str) -> float | None:
-    """What as many held-out real images score by a metric; None where the row lacks the metric."""
+    """The score of the same number of held-out real images by a metric; None where the row lacks the metric."""
     measured = read(row).get(name)
     return None if measured is None else measured.floor
 

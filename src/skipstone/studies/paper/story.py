@@ -82,10 +82,10 @@ def reading(results: dict[str, Any], rows: Sequence[Row]) -> str:
     return (
         "## How to read the numbers\n\n"
         f"`{'`, `'.join(names)}`: Fréchet distances between samples and real training images, on "
-        f"{identity['metrics']['features']} features.{classifier} The **floor** is what as many held-out real images "
-        "score. A distance of fewer images is biased upwards: compare only numbers of as many images, and each with "
-        "its floor. **NFE** counts network evaluations a sample. All cells start from the same noise. `results.csv` "
-        "has every cell, with kernel distances."
+        f"{identity['metrics']['features']} features.{classifier} The **floor** is the score of the same number of "
+        "held-out real images. A distance of fewer images is biased upwards: compare only numbers of the same number "
+        "of images, and each with its floor. **NFE** counts network evaluations a sample. All cells start from the "
+        "same noise. `results.csv` has every cell, with kernel distances."
     )
 
 
