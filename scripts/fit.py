@@ -33,8 +33,8 @@ def job(config: DictConfig) -> None:
     from pathlib import Path
 
     from hydra.utils import instantiate
-    from rich.progress import Progress
 
+    from skipstone import progress
     from skipstone.data import pick, to_unit
     from skipstone.fitting.bases import bases
     from skipstone.fitting.objective import Objective
@@ -58,9 +58,8 @@ def job(config: DictConfig) -> None:
         if not given[nfe] and shorter is not None and shorter.nfe == nfe - 1:
             tables |= longer(shorter, process)
         name = fitter.best(tables)
-        with Progress(transient=True) as bar:
-            task = bar.add_task(f"nfe={nfe}", total=how.iterations)
-            fit = fitter.fit(name, tables[name], lambda done, _, task=task: bar.update(task, completed=done))
+        with progress.shown(f"fitting nfe={nfe}", "iterations") as show:
+            fit = fitter.fit(name, tables[name], show)
         told = {"nfe": nfe, "base": name, "before": fit.before, "after": fit.after}
         path = model.tables.write(fit.table, {"solver": "fitted", **told, **made_from})
         fitted.save(fit, tables[name], path)
