@@ -264,7 +264,7 @@ def test_data_without_labels_are_seen_by_untrained_networks_that_judge_nothing(t
     judge = RandomFeatures(1)(pixels).float()
     for net in found:
         assert net[-1].shape == judge.shape
-        assert float((net[-1] - judge).abs().max()) > 0.1
+        assert float((net[-1].detach() - judge).abs().max()) > 0.1
 
 
 def test_a_kept_table_is_found_by_nfe_and_refused_for_another_network(tmp_path):
