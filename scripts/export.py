@@ -17,7 +17,7 @@ def job(config: DictConfig) -> None:
     from skipstone.commands.finished import new_folder, stored_model
     from skipstone.exchange import export
     from skipstone.report.card import card
-    from skipstone.store import files, models
+    from skipstone.store import files, stored
 
     if config.to not in export.FORMS:
         raise ValueError(f"to={config.to} is unknown: choose {', '.join(export.FORMS[:-1])} or {export.FORMS[-1]}.")
@@ -31,7 +31,7 @@ def job(config: DictConfig) -> None:
             raise ValueError(
                 f"cells={config.cells} must be a run's folder, with its evaluation.csv: {error}."
             ) from error
-    trained = models.read_config(source, foreign=True)
+    trained = stored.read_config(source, foreign=True)
     facts = {"license": config.license, "data": config.data or trained["dataset"]["name"], "key": source.name}
     facts |= {"steps": trained.get("trainer", {}).get("max_steps"), "seed": trained.get("seed")}
     write = export.writer(config.to, net, process)

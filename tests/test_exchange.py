@@ -298,14 +298,14 @@ def test_adapt_refuses(arguments, sentence):
 
 def test_a_network_of_ones_own_takes_the_weights_of_its_model(tmp_path):
     """A stored model whose config names a class from elsewhere is opened with network=."""
-    from skipstone.store import models
+    from skipstone.store import stored
     from skipstone.store.key import model_key
 
     net = torch.nn.Conv2d(3, 3, 1)
     config = {"format": 1, "dataset": {"name": "x"}, "model": {"_target_": "mynet.Net"}}
     config |= {"noise": {"_target_": "skipstone.noise.linear"}}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    models.save_weights(net, tmp_path / "ema.safetensors", model_key(config))
+    stored.save_weights(net, tmp_path / "ema.safetensors", model_key(config))
     (tmp_path / "DONE").touch()
     with pytest.raises(ValueError, match="give it as network="):
         skipstone.load(tmp_path)

@@ -9,7 +9,7 @@ import torch
 
 from skipstone import ForwardProcess, UNet, VelocityUNet, engine, noise, rng, schedules, solvers
 from skipstone.network import placement
-from skipstone.store import models
+from skipstone.store import models, stored
 from skipstone.training.fit import fit
 from skipstone.training.module import DiffusionModule, stratified_t
 
@@ -50,7 +50,7 @@ def test_a_stored_network_gives_eps_of_what_it_was_trained_for(predicts, awake, 
         "training": {"predicts": predicts},
     }
     folder = models.ModelStore(tmp_path).ensure(config, lambda _: awake)
-    (loaded, process), (x, t) = models.load(folder), inputs()
+    (loaded, process), (x, t) = stored.load(folder), inputs()
     torch.testing.assert_close(loaded(x, t).double(), closed(predicts, awake(x, t), x, t), rtol=1e-5, atol=1e-5)
     assert (loaded.channels, loaded.image_size, loaded.num_steps) == (1, 8, 50)
     placed = placement.place(loaded, placement.alone("cpu"), 50)
@@ -63,7 +63,7 @@ def test_v_of_a_plain_network_is_the_velocity_network(awake):
     """With the same weights they are one function, whichever way it is written."""
     velocity = VelocityUNet(**FORM, betas=BETAS).eval()
     velocity.load_state_dict(awake.state_dict())
-    opened = models.opened(awake, {"training": {"predicts": "v"}}, ForwardProcess(BETAS))
+    opened = stored.opened(awake, {"training": {"predicts": "v"}}, ForwardProcess(BETAS))
     x, t = inputs()
     torch.testing.assert_close(opened(x, t), velocity(x, t), rtol=1e-5, atol=1e-6)
 
@@ -101,7 +101,7 @@ def test_a_velocity_network_trained_on_v_is_the_plain_one_trained_on_v(awake):
         found.append([loss, *torch.autograd.grad(loss, list(net.parameters()))])
     for plain, own in zip(*found, strict=True):
         torch.testing.assert_close(own, plain, rtol=1e-3, atol=1e-4)
-    assert models.opened(velocity, {"training": {"predicts": "v"}}, ForwardProcess(BETAS)) is velocity
+    assert stored.opened(velocity, {"training": {"predicts": "v"}}, ForwardProcess(BETAS)) is velocity
 
 
 @pytest.mark.parametrize("predicts", ["eps", "v", "x0"])

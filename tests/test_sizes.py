@@ -9,7 +9,8 @@ from test_key import FIRST_RECIPE, images_of, key, resolved
 from skipstone import UNet, engine, solvers
 from skipstone.commands.cli import CONF
 from skipstone.network.unet import Attention
-from skipstone.store.models import ModelStore, load
+from skipstone.store.models import ModelStore
+from skipstone.store.stored import load
 
 SIZES = (8, 16, 28, 32, 48, 64, 96, 100, 128, 256)
 SHIPPED = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

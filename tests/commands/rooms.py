@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from skipstone.fitting.kept import KeptTables
 from skipstone.schedules import Trailing
 from skipstone.solvers import DDIM
-from skipstone.store import locks, models, tensors
+from skipstone.store import locks, stored, tensors
 from skipstone.store.key import model_key
 
 
@@ -183,7 +183,7 @@ def tables(*nfes: int) -> Prepare:
     """Fitted tables for so many evaluations, of a model with other weights."""
 
     def prepare(room: Room) -> None:
-        _, process = models.load(room.model)
+        _, process = stored.load(room.model)
         kept = KeptTables(room.model, "another")
         for nfe in nfes:
             kept.write(DDIM().table(process, Trailing(nfe)(process.num_steps)), {})

@@ -7,7 +7,7 @@ import torch
 from shell import python, run
 
 from skipstone import load
-from skipstone.store import models
+from skipstone.store import stored
 
 SAYS = r"all \d+ samples are not finite \(NaN or infinite\); the first value that is not finite appeared at t=19"
 
@@ -22,7 +22,7 @@ def broken(tmp_path_factory):
     net, _ = load(folder)
     with torch.no_grad():
         next(net.parameters()).view(-1)[0] = torch.nan
-    models.save_weights(net, models.weights_of(folder), folder.name)
+    stored.save_weights(net, stored.weights_of(folder), folder.name)
     return outputs, folder.name
 
 

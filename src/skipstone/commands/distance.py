@@ -25,7 +25,7 @@ from skipstone.evaluation.metrics.features import Extractor
 from skipstone.evaluation.metrics.inception import NUM_FEATURES
 from skipstone.evaluation.metrics.jackknife import kept
 from skipstone.network import placement
-from skipstone.store import models
+from skipstone.store import models, stored
 
 _OVERSTEP = 1.5  # a sampler oversteps [−1, 1] a little
 _GREY = ("1", "L", "LA", "I", "I;16")  # Pillow's modes
@@ -67,7 +67,7 @@ def read(key: str, config: DictConfig) -> Images | Statistics:
             raise ValueError(f"a={name} holds mu and sigma: give that reference as b, and images as a.")
         return found
     keys = [] if path.exists() else models.ModelStore(config.paths.outputs).keys()
-    if models.weights_of(path).is_file() or (name == "latest" and keys) or any(each.startswith(name) for each in keys):
+    if stored.weights_of(path).is_file() or (name == "latest" and keys) or any(each.startswith(name) for each in keys):
         raise ValueError(f"{key}={name} is a model: type scripts/sample.py run={name} n=1000, then {key}=<its folder>.")
     if not path.is_dir():
         raise FileNotFoundError(

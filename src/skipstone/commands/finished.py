@@ -21,7 +21,7 @@ from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Costs
 from skipstone.solvers import StepTable
-from skipstone.store import models
+from skipstone.store import models, stored
 
 if TYPE_CHECKING:
     from skipstone.data import ImageSet
@@ -56,7 +56,7 @@ class OpenedModel:
     @cached_property
     def weights(self) -> str:
         """A hash of the stored weights."""
-        with models.weights_of(self.folder).open("rb") as file:
+        with stored.weights_of(self.folder).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def costs(self) -> Costs:
@@ -91,11 +91,11 @@ def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
     folder = _folder_of(config)
     compiling.keep_under(config.paths.outputs)
     trainer = placement.alone(config.device, config.precision, config.compile, config.kernels)
-    net, process = models.load(folder, allow=config.allow)
+    net, process = stored.load(folder, allow=config.allow)
     placement.use_threads(config.threads or net.threads)
-    stored = models.read_config(folder, foreign=True)
-    config = OmegaConf.merge(config, {"noise": stored["noise"]})
-    _clip_as_its_own(config, stored)
+    own = stored.read_config(folder, foreign=True)
+    config = OmegaConf.merge(config, {"noise": own["noise"]})
+    _clip_as_its_own(config, own)
     choose_taus(config, process)
     shape = (net.channels, net.image_size, net.image_size)
     if None in shape:
@@ -116,7 +116,7 @@ def require_finite(model: OpenedModel, table: StepTable, x: torch.Tensor, **aske
 def stored_model(config: DictConfig) -> tuple[Path, nn.Module, ForwardProcess]:
     """The folder, network and process of the model that `run` names, as it is stored: on the CPU, in float32."""
     folder = _folder_of(config)
-    return folder, *models.load(folder, allow=config.allow)
+    return folder, *stored.load(folder, allow=config.allow)
 
 
 def _folder_of(config: DictConfig) -> Path:
@@ -140,7 +140,7 @@ def _clip_as_its_own(config: DictConfig, stored: dict[str, Any]) -> None:
 def require_training_data(model: OpenedModel, images: "ImageSet") -> None:
     """Raise ValueError unless these are the images that the model was trained on: distances compare with them."""
     require_own_form(model, images)
-    trained_on = models.read_config(model.folder, foreign=True)["dataset"]
+    trained_on = stored.read_config(model.folder, foreign=True)["dataset"]
     fingerprint = trained_on.get("fingerprint")
     if fingerprint is None:
         log.warning("the model was trained elsewhere: that these are images like its own is taken on trust")

@@ -24,7 +24,7 @@ from skipstone.evaluation.metrics import Proxies
 from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.report import tracking
-from skipstone.store import claims, locks, models, source
+from skipstone.store import claims, locks, models, source, stored
 from skipstone.store.key import model_key, weights_config
 from skipstone.training.checkpoints import resume as checkpoints
 
@@ -85,8 +85,8 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     model_folder = store.ensure(weights, train, config.fresh, renewed)
 
     def place() -> nn.Module:
-        models.load_weights(plan.net, model_folder, key)
-        return placement.place(models.opened(plan.net, plain, plan.process), trainer, plan.process.num_steps)
+        stored.load_weights(plan.net, model_folder, key)
+        return placement.place(stored.opened(plan.net, plain, plan.process), trainer, plan.process.num_steps)
 
     net = keep("net", [str(model_folder), store.finished_at(key), trainer], place)
     model = OpenedModel(net, plan.process, images.shape, model_folder, trainer)
@@ -97,7 +97,7 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
 
 def _placed(net: nn.Module, plain: dict[str, Any], process: ForwardProcess) -> nn.Module:
     """The network that is being trained, in the form in which it is sampled where it lies."""
-    return placement.sampler(models.opened(net, plain, process), plain["trainer"], process.num_steps)
+    return placement.sampler(stored.opened(net, plain, process), plain["trainer"], process.num_steps)
 
 
 def _has_result(folder: Path, words: list[str], again: bool) -> bool:

@@ -10,7 +10,7 @@ from skipstone.exchange import checkpoint, diffusers, edm
 from skipstone.exchange.diffusers import Theirs
 from skipstone.exchange.foreign import Foreign, adopt
 from skipstone.process import ForwardProcess
-from skipstone.store import models
+from skipstone.store import stored
 
 __all__ = ["Foreign", "Theirs", "adopt", "load", "read"]
 
@@ -39,12 +39,12 @@ def load(
     """
     path = Path(path).expanduser()
     if ours(path):
-        return models.load(path, network, allow)
+        return stored.load(path, network, allow)
     for name, given in (("network", network), ("allow", allow)):
         if given is not None:
             raise ValueError(f"{name}= is for a folder outputs/models/<key>, and {path} is none: leave it out.")
     found = read(path, like)
-    net = models.opened(found.net, found.settings, found.process)
+    net = stored.opened(found.net, found.settings, found.process)
     net.num_steps, net.threads = found.process.num_steps, None
     return net, found.process
 
@@ -68,4 +68,4 @@ def read(path: str | Path, like: str | Path | None = None) -> Foreign:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    return models.read_config(path if path.is_dir() else path.parent)
+    return stored.read_config(path if path.is_dir() else path.parent)

@@ -15,7 +15,7 @@ from skipstone.exchange import improved, names
 from skipstone.exchange.foreign import Foreign
 from skipstone.exchange.weights import contents
 from skipstone.process import process_of
-from skipstone.store import models
+from skipstone.store import stored
 
 _OFFICIAL = {"_target_": "skipstone.noise.linear", "num_steps": 1000, "beta_1": 1e-4, "beta_T": 0.02}
 _ATTENTION = 16  # pixels: where every network of the official repository has it
@@ -40,7 +40,7 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
         state = states
     elif isinstance(states, Mapping) and _is_state(states.get("state_dict")):
         state = _lightning(states, path)
-        like = like or models.read_config(path.parent)
+        like = like or stored.read_config(path.parent)
     else:
         raise ValueError(f"{path} holds no weights that are known here, but {', '.join(_kinds([states]))}.")
     state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
@@ -57,7 +57,7 @@ def read(path: Path, like: dict[str, Any] | None = None) -> Foreign:
 
 
 def _of(state: dict[str, Tensor], settings: dict[str, Any], kind: str, path: Path) -> Foreign:
-    net = models.build(settings["model"])
+    net = stored.build(settings["model"])
     spellings = {"temb.dense.0.weight": names.official, "time_embedding.linear_1.weight": names.diffusers}
     spelling = next((each for name, each in spellings.items() if name in state), names.ours)
     names.give(net, state, spelling, path)

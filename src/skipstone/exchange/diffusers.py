@@ -14,7 +14,7 @@ from skipstone.exchange.weights import contents
 from skipstone.network.adapt import Adapted
 from skipstone.network.unet import Attention, UNet
 from skipstone.process import ForwardProcess
-from skipstone.store import models
+from skipstone.store import stored
 
 PIPELINE, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -60,11 +60,11 @@ def read(folder: Path) -> Foreign:
     if settings is None:
         config = {name: value for name, value in config.items() if not name.startswith("_")}
         settings = {"_target_": "skipstone.exchange.Theirs", "config": config, "predicts": predicts, "betas": noise}
-        net = models.build(settings)
+        net = stored.build(settings)
         names.give(net.net, state, names.ours, home)
     else:
         settings |= {"betas": noise} if predicts == "v" else {}
-        net = models.build(settings)
+        net = stored.build(settings)
         names.give(net, state, names.diffusers, home)
     kind = "a diffusers pipeline" if pipeline else "a diffusers UNet2DModel"
     clip = bool(scheduler.get("clip_sample", False))
@@ -95,7 +95,7 @@ def our_settings(config: dict[str, Any], predicts: str) -> dict[str, Any] | None
         "dropout": theirs["dropout"],
         "patch": 1,
     }
-    plain = models.build(settings | {"_target_": "skipstone.UNet"}, "meta")
+    plain = stored.build(settings | {"_target_": "skipstone.UNet"}, "meta")
     return settings if _groups(plain) == {theirs["norm_num_groups"]} else None
 
 

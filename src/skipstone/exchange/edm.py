@@ -10,7 +10,7 @@ from skipstone.exchange import names, pickles
 from skipstone.exchange.foreign import Foreign
 from skipstone.exchange.pickles import Thing
 from skipstone.network.song import EMBEDDINGS
-from skipstone.store import models
+from skipstone.store import stored
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _network(content: Any, path: Path) -> Foreign:
         "sigma_data": float(average.state.get("sigma_data", 0.5)),
         **_arguments(net, path),
     }
-    ours = models.build(settings)
+    ours = stored.build(settings)
     state = {name: tensor for name, tensor in net.tensors().items() if name != _AUGMENT}
     names.give(ours.model, state, names.ours, path)
     if ours.model.classes:

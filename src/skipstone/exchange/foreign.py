@@ -15,7 +15,7 @@ from skipstone.store.key import FORMAT
 class Foreign:
     """What was found in a file or folder that is not ours.
 
-    net:       float32, on the CPU; a `UNet` of ours where the architecture is the same; models.opened
+    net:       float32, on the CPU; a `UNet` of ours where the architecture is the same; stored.opened
                makes eps of it
     process:   its forward process
     kind:      what it was found as, for people

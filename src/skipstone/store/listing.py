@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.store import claims, locks
-from skipstone.store.models import ModelStore, read_config
+from skipstone.store.models import ModelStore
+from skipstone.store.stored import read_config
 
 
 def rows(store: ModelStore) -> list[dict[str, Any]]:

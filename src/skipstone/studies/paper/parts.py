@@ -22,7 +22,7 @@ from skipstone.evaluation.sampled import Batch, Sampled
 from skipstone.network import placement
 from skipstone.schedules import Exp, Quad, Uniform
 from skipstone.solvers import DDIM, DPMSolverPP
-from skipstone.store import models
+from skipstone.store import stored
 from skipstone.studies.paper import cells, published
 
 KEPT = 64  # samples of a cell, for pictures
@@ -209,7 +209,7 @@ class Tables:
 
             fast, x = self._measured(cell, lambda: self._sample_all_steps(cell, first))
             with float32(self.device):
-                net, _ = models.load(self.model.folder)
+                net, _ = stored.load(self.model.folder)
                 plain = placement.place(net, placement.reference(self.model.trainer), process.num_steps)
                 reference, x32 = self._measured(cell, lambda: self._sample_all_steps(cell, second, plain))
             fast |= {"precision": self.model.trainer["precision"], "difference": float((x - x32).abs().mean())}
