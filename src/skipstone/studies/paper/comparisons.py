@@ -22,8 +22,8 @@ def schedules(results: dict[str, Any], rows: Sequence[Row]) -> str:
         [
             "## Uniform against exp",
             f"DDIM at η = 0, as near to each number of evaluations as a schedule comes. `{_RMSE}` is the distance of "
-            f"the first {results['identity']['images_all_steps']:,} samples to the model's own solution over every "
-            "step from the same noise, in the [−1, 1] scale: it sees the solver's error alone. `quad` does not begin "
+            f"the first {results['identity']['images_all_steps']:,} samples to the model's own fine solution "
+            "from the same noise, in the [−1, 1] scale: it sees the solver's error alone. `quad` does not begin "
             "at the last step and takes the noise there for its own first step's, which counts as error, too.",
             _table(cells, nfes, names),
             " ".join(filter(None, (_order(cells, nfe, nfes, names[0]) for nfe in nfes))),
