@@ -47,11 +47,11 @@ def job(config: DictConfig) -> None:
     process = model.process
     perception = Perception.of(images, Path(config.paths.outputs), model.device, config.classifier_steps)
     pairs = solve(model.net, process, model.shape, config.pairs, config.seed)
-    data = to_unit(pick(images.seen, _MOST)).to(model.device) if config.data else None
+    data = to_unit(pick(images.seen, _MOST)).to(model.device) if config.real else None
     objective = Objective(pairs, perception, process, config.moments, config.points, data)
     fitter = Fitter(model.net, process, objective, how)
     made_from = {"objective": perception.name}
-    made_from |= {key: config[key] for key in (*HOW, "pairs", "moments", "points", "data")}
+    made_from |= {key: config[key] for key in (*HOW, "pairs", "moments", "points", "real")}
     shorter, rows = None, []
     for nfe in nfes:
         tables = given[nfe] or bases(process, nfe, model.costs())

@@ -169,7 +169,7 @@ def test_what_is_no_result_is_refused(tmp_path):
 
 def test_training_compares_fit_with_a_bare_loop_and_with_the_peer(tmp_path, door, capsys):
     path = tmp_path / "training.json"
-    door("training", *QUICK, "--rounds", "1", "--peer", "--minutes", "0.01", "--profile", "--json", path, **SHELL)
+    door("training", *QUICK, "--rounds", "1", "--peer", "--minutes", "0.01", "--profile", "--json", path)
     content = json.loads(path.read_text())
     rows = content["rows"]
     assert [row["name"] for row in rows[:3]] == ["bare loop", "trainer.fit", "diffusers, float32"]

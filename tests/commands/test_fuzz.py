@@ -6,13 +6,13 @@ import resource
 import shlex
 from functools import cache
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from forks import FORKS
+from forks import FORKS, become
 from omegaconf import OmegaConf
 from rooms import Room, photos
-from shell import ENVIRONMENT
-from test_bad_inputs import ERROR, Done, _run, content, copied, template  # noqa: F401, a fixture
+from test_bad_inputs import ERROR, content, copied, template  # noqa: F401, a fixture
 
 from skipstone.commands.cli import CONF
 
@@ -141,10 +141,10 @@ HANG = 240  # seconds
 
 def _limited(words, folder, files):
     resource.setrlimit(resource.RLIMIT_DATA, (6 << 30, 6 << 30))
-    _run(words, folder, ENVIRONMENT, None, files)
+    become(words, folder, files)
 
 
-def done(words: list[str], room: Room) -> Done:
+def done(words: list[str], room: Room) -> CompletedProcess:
     files = [room.path.with_suffix(end) for end in (".out", ".err")]
     process = FORKS.Process(target=_limited, args=(words, room.path, files))
     process.start()
@@ -152,7 +152,7 @@ def done(words: list[str], room: Room) -> Done:
     if process.exitcode is None:
         process.kill()
         process.join()
-    return Done(process.exitcode, *(file.read_text(errors="replace") for file in files))
+    return CompletedProcess(words, process.exitcode, *(file.read_text(errors="replace") for file in files))
 
 
 # What a command that finds its own results goes on with, and what is derived from data and weights

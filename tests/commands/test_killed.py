@@ -13,9 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from forks import FORKS
-from shell import ENVIRONMENT
-from test_bad_inputs import _run
+from forks import FORKS, become
 from test_survival import PATIENCE
 
 from skipstone.evaluation.evaluate import CLOCK
@@ -43,7 +41,7 @@ def _killed(room: Path, fits: str, moment: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    _run(TRAIN, room, ENVIRONMENT, None, [room / "out", room / "err"])
+    become(TRAIN, room, [room / "out", room / "err"])
 
 
 def run(room: Path, fits: str = "(?!)", moment: int = 1) -> int:

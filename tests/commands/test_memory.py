@@ -9,9 +9,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from forks import FORKS
-from shell import ENVIRONMENT
-from test_bad_inputs import _run
+from forks import FORKS, become
 
 # Of the cheapest jobs that there are, all of one model
 SWEEP = "train.py experiment=smoke logger=none metrics=none evaluation.fine_images=1 -m tau=range(1,{})"
@@ -29,7 +27,7 @@ def _counted(room: Path, jobs: int) -> None:
         log.write(f"{len(gc.get_objects())} {resident()}\n")
 
     train.run = counted
-    _run(shlex.split(SWEEP.format(jobs + 1)), room, ENVIRONMENT, None, [room / "out", room / "err"])
+    become(shlex.split(SWEEP.format(jobs + 1)), room, [room / "out", room / "err"])
 
 
 def resident() -> int:

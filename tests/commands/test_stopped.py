@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forks import FORKS
-from shell import ENVIRONMENT
-from test_bad_inputs import _run
+from forks import FORKS, become
 from test_survival import PATIENCE, wait_for
 
 TRAIN = "train.py experiment=smoke logger=none metrics=none trainer.max_steps=100000 hydra.run.dir=outputs/run"
@@ -26,9 +24,7 @@ def step(room: Path) -> int:
 
 def told(room: Path, signals: list[signal.Signals], pause: float) -> str:
     """What the command says when it gets these signals, with a pause after each, once it has saved a further step."""
-    process = FORKS.Process(
-        target=_run, args=(shlex.split(TRAIN), room, ENVIRONMENT, None, [room / "out", room / "err"])
-    )
+    process = FORKS.Process(target=become, args=(shlex.split(TRAIN), room, [room / "out", room / "err"]))
     before = set(room.glob("outputs/models/*/*.ckpt")) and step(room)
     process.start()
     wait_for(lambda: list(room.glob("outputs/models/*/last.ckpt")) and step(room) > (before or 0))

@@ -3,6 +3,7 @@
 import csv
 import html
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from shell import ENVIRONMENT, ROOT, SHELL, python, run, summary_of
 
-import train
 from skipstone.commands import schema
 from skipstone.commands.cli import main
 from skipstone.commands.sweeps import report
@@ -441,7 +441,7 @@ def test_a_folder_with_the_result_of_another_command_is_refused(tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as stopped:
-        main(train.job)
+        main(runpy.run_path(str(ROOT / "scripts" / "train.py"))["job"])
     assert stopped.value.code == 1
     assert "holds the result of another command (python train.py tau=7)" in capsys.readouterr().err
     assert (tmp_path / "results.safetensors").read_bytes() == before

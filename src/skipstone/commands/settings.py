@@ -108,7 +108,7 @@ _LISTS_OR_EMPTY = ("model.attention", "exact")
 _LISTS_OR_NULL = ("evaluation.nfes", "solvers", "guidance_interval")
 _SWITCHES = (
     "fresh", "dataset.flip", "solver.to_data", "solver.clip_x0", "trainer.enable_progress_bar", "metrics.extrapolate",
-    "metrics.random", "singles", "gif", "data",
+    "metrics.random", "singles", "gif", "real",
 )  # fmt: skip
 _GROUPS = (
     "dataset", "model", "noise", "schedule", "solver", "metrics", "trainer", "logger", "training", "evaluation",
