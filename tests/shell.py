@@ -10,8 +10,8 @@ from warm import Interpreter
 
 ROOT = Path(__file__).parents[1]
 
-# Of a user who is not logged in to W&B, whoever runs the tests.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+# Of a user who is not logged in to W&B and asks for no traceback, whoever runs the tests, and after whichever command.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HYDRA_"))}
 ENVIRONMENT |= {"NETRC": os.devnull, "OMP_NUM_THREADS": "1"}
 
 
