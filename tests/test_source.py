@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from skipstone import UNet, noise
+from skipstone.commands.finished import OpenedModel
 from skipstone.store import source
 
 FILES = {
@@ -15,6 +16,13 @@ FILES = {
     "myact.py": "def act(x):\n    return x\n",
     "unused.py": "x = 1\n",
 }
+
+
+def opened(net, folder):
+    """A model as a command opens it, with weights of three bytes."""
+    (folder / "ema.safetensors").write_bytes(b"abc")
+    trainer = {"precision": "32-true", "kernels": False}
+    return OpenedModel(net, None, (1, 8, 8), folder, trainer)
 
 
 @pytest.fixture
@@ -47,3 +55,14 @@ def test_an_edited_file_changes_it_and_so_does_one_that_is_imported(own):
     }
     assert len(changed) == 3
     assert before not in changed
+
+
+def test_what_is_kept_of_an_edited_network_is_not_taken_for_its_own(own, tmp_path):
+    def form(**changed):
+        own(**changed)
+        return opened(nn.Sequential(nn.SiLU(), sys.modules["mynet"].Net()), tmp_path).form
+
+    before = form()
+    assert before == form()
+    assert form(myact="def act(x):\n    return 3 * x\n") != before
+    assert "code" not in opened(UNet(8, 1, base=8, multipliers=(1,), blocks=1, attention=()), tmp_path).form

@@ -21,7 +21,7 @@ from skipstone.network import compiling, placement
 from skipstone.process import ForwardProcess
 from skipstone.schedules import Costs
 from skipstone.solvers import StepTable
-from skipstone.store import models, stored
+from skipstone.store import models, source, stored
 
 if TYPE_CHECKING:
     from skipstone.data import ImageSet
@@ -76,10 +76,12 @@ class OpenedModel:
         """That for so many evaluations, for solver=fitted. Raises ValueError where there is none."""
         return self.tables.read(nfe, self.process)
 
-    @property
+    @cached_property
     def form(self) -> dict[str, str]:
-        """What changes its predictions: the weights, and how they are evaluated."""
-        return {"weights": self.weights} | {name: str(self.trainer[name]) for name in ("precision", "kernels")}
+        """What changes its predictions: the weights, how they are evaluated, and code that is not ours."""
+        code = source.fingerprint({type(module) for module in self.net.modules()})
+        told = {"weights": self.weights} | {name: str(self.trainer[name]) for name in ("precision", "kernels")}
+        return told if code is None else told | {"code": code}
 
 
 def open_model(config: DictConfig) -> tuple[OpenedModel, DictConfig]:
