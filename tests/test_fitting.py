@@ -175,7 +175,7 @@ def test_moments_of_the_data_move_the_goal_and_start_noise_still_cancels(pairs):
     (net,) = eyes()(pairs.end)
     (of_data,) = eyes()(pairs.end + 0.1)
     apart = (of_data[-1] - net[-1]).mean(dim=0).square().sum() / net[-1].var(dim=0).sum()
-    for some in (rows, rows + 20):  # the fine solution itself is as far from the data on any batch
+    for some in (rows, rows + 20):  # the teacher itself is as far from the data on any batch
         off = torch.cov(of_data[-1].T) - torch.cov(net[-1].T)
         expected = apart + off.square().sum() / torch.cov(net[-1].T).square().sum()
         assert value(pairs.end + 0.1, pairs.end[some], some) == pytest.approx(float(expected), rel=1e-3)
@@ -197,7 +197,7 @@ def test_a_fit_is_better_on_what_it_has_not_seen_and_the_same_again(model, pairs
 
 
 def test_a_fit_that_does_not_help_gives_the_base(model, pairs):
-    base = solvers.DPMSolverPP(2).table(PROCESS, schedules.Polynomial(50)(1000))  # the fine solution itself
+    base = solvers.DPMSolverPP(2).table(PROCESS, schedules.Polynomial(50)(1000))  # the teacher itself
     wild = dataclasses.replace(SMALL, learning_rate=3.0)
     fit = Fitter(model, PROCESS, Objective(pairs, eyes(), PROCESS), wild).fit("fine", base)
     assert not fit.helped
@@ -269,7 +269,7 @@ def test_data_without_labels_are_seen_by_untrained_networks_that_judge_nothing(t
 
 def test_a_kept_table_is_found_by_nfe_and_refused_for_another_network(tmp_path):
     table = solvers.DDIM().table(PROCESS, STEPS)
-    kept = KeptTables(tmp_path, "ours")
+    kept = KeptTables(tmp_path, "ours", "python scripts/fit.py")
     path = kept.write(table, {"base": "ddim"})
     assert path == tmp_path / "tables" / f"fitted-nfe{table.nfe}.json"
     assert kept.nfes() == [table.nfe]
@@ -277,7 +277,9 @@ def test_a_kept_table_is_found_by_nfe_and_refused_for_another_network(tmp_path):
     with pytest.raises(ValueError, match=f"for nfe=9; there are those for nfe={table.nfe}: run python scripts/fit.py"):
         kept.read(9, PROCESS)
     with pytest.raises(ValueError, match="was fitted to another model"):
-        KeptTables(tmp_path, "others").read(table.nfe, PROCESS)
+        KeptTables(tmp_path, "others", "python scripts/fit.py").read(table.nfe, PROCESS)
+    with pytest.raises(ValueError, match=f": run skipstone fit run={tmp_path.name} nfe=9"):
+        KeptTables(tmp_path, "ours", "skipstone fit").read(9, PROCESS)
     path.rename(kept.path(9))
     with pytest.raises(ValueError, match="or for another nfe"):
         kept.read(9, PROCESS)

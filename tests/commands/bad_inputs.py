@@ -359,7 +359,7 @@ COMMANDS = [
     Case("a distance of a folder that is not named", f"{distance}=folder",
          r"^dataset=folder needs dataset.root=<folder of images>"),
     Case("a distance of a model", f"{distance}=<key>",
-         r"^a=<key> is a model: type scripts/sample.py run=<key> n=1000, then a=<its folder>"),
+         r"^a=<key> is a model: type python scripts/sample.py run=<key> n=1000, then a=<its folder>"),
     Case("a distance of a model's folder", f"{distance}=outputs/models/<key>", r"^a=outputs/models/<key> is a model: "),
     Case("a distance of a sweep", f"{distance}=outputs/sweeps/past",
          r"^a=outputs/sweeps/past is a sweep: give the folder of one of its jobs, such as outputs/sweeps/past/0"),

@@ -184,7 +184,7 @@ def tables(*nfes: int) -> Prepare:
 
     def prepare(room: Room) -> None:
         _, process = stored.load(room.model)
-        kept = KeptTables(room.model, "another")
+        kept = KeptTables(room.model, "another", "python scripts/fit.py")
         for nfe in nfes:
             kept.write(DDIM().table(process, Trailing(nfe)(process.num_steps)), {})
 

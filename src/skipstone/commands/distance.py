@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from skipstone.commands.called import called
 from skipstone.commands.schema import CONF
 from skipstone.data import ImageSet, pick, to_bytes
+from skipstone.data.arrays import BRIGHTEST
 from skipstone.data.decode import decode
 from skipstone.data.scan import scan
 from skipstone.evaluation import results
@@ -27,7 +29,6 @@ from skipstone.evaluation.metrics.jackknife import kept
 from skipstone.network import placement
 from skipstone.store import models, stored
 
-_OVERSTEP = 1.5  # a sampler oversteps [−1, 1] a little
 _GREY = ("1", "L", "LA", "I", "I;16")  # Pillow's modes
 
 
@@ -68,7 +69,8 @@ def read(key: str, config: DictConfig) -> Images | Statistics:
         return found
     keys = [] if path.exists() else models.ModelStore(config.paths.outputs).keys()
     if stored.weights_of(path).is_file() or (name == "latest" and keys) or any(each.startswith(name) for each in keys):
-        raise ValueError(f"{key}={name} is a model: type scripts/sample.py run={name} n=1000, then {key}=<its folder>.")
+        sample = " ".join(called("sample"))
+        raise ValueError(f"{key}={name} is a model: type {sample} run={name} n=1000, then {key}=<its folder>.")
     if not path.is_dir():
         raise FileNotFoundError(
             f"{key}={name} is not there: give a folder, an .npz file, or a data set, one of {', '.join(_data_sets())}."
@@ -200,7 +202,7 @@ def _npz(path: Path) -> Images | Statistics:
     if x.shape[1] not in (1, 3):
         raise ValueError(f"{path} holds images of {x.shape[1]} channels: 1 (grey) or 3 (colour) can be compared.")
     if x.is_floating_point():
-        if "arr_0" in found or not bool((x.abs() <= _OVERSTEP).all()):
+        if "arr_0" in found or not bool((x.abs() <= BRIGHTEST).all()):
             raise ValueError(
                 f"{path} holds floats that are not finite or not in [-1, 1]: store bytes, uint8 0 ... 255."
             )

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from skipstone import engine, exchange
+from skipstone.commands.called import called
 from skipstone.commands.grid import choose_taus
 from skipstone.commands.words import typed
 from skipstone.evaluation import results
@@ -70,7 +72,7 @@ class OpenedModel:
     @property
     def tables(self) -> KeptTables:
         """Those that were fitted to it."""
-        return KeptTables(self.folder, self.weights)
+        return KeptTables(self.folder, self.weights, shlex.join(called("fit")))
 
     def fitted(self, nfe: int) -> StepTable:
         """That for so many evaluations, for solver=fitted. Raises ValueError where there is none."""
@@ -79,7 +81,7 @@ class OpenedModel:
     @cached_property
     def form(self) -> dict[str, str]:
         """What changes its predictions: the weights, how they are evaluated, and code that is not ours."""
-        code = source.fingerprint({type(module) for module in self.net.modules()})
+        code = source.fingerprint(source.classes_of(self.net))
         told = {"weights": self.weights} | {name: str(self.trainer[name]) for name in ("precision", "kernels")}
         return told if code is None else told | {"code": code}
 

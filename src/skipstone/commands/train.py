@@ -71,8 +71,7 @@ def _run(config: DictConfig, plan: Plan, hydra: DictConfig, folder: Path, sweep:
     measured_by = [plain["dataset"], plain["metrics"], config.evaluation.images, config.paths.outputs, trainer]
     held_against = keep("yardsticks", measured_by, lambda: yardsticks(config, images, placement.device(trainer)))
     # the network's classes and those that they build on, and the function that made β
-    types = [base for module in plan.net.modules() for base in type(module).__mro__]
-    own_code = source.fingerprint([*types, get_object(config.noise._target_)])
+    own_code = source.fingerprint([*source.classes_of(plan.net), get_object(config.noise._target_)])
     store = models.ModelStore(config.paths.outputs)
     labels = images.labels_fingerprint if getattr(plan.net, "classes", 0) else None
     about = (images.name, images.fingerprint, images.flip)

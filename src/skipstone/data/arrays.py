@@ -16,7 +16,7 @@ from skipstone.data.images import to_unit
 from skipstone.data.scan import scan, shown
 
 ARRAYS = (".npy", ".npz", ".safetensors")
-_BRIGHTEST = 1.5  # samples go a little beyond 1; what goes further has another scale
+BRIGHTEST = 1.5  # samples go a little beyond 1; what goes further has another scale
 
 
 def read_array(key: str, path: str | Path) -> Tensor:
@@ -67,7 +67,7 @@ def read_images(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
         if images.dtype == torch.uint8:
             return to_unit(images)
         _require_finite("image", path, images)
-        if float(images.abs().max()) > _BRIGHTEST:
+        if float(images.abs().max()) > BRIGHTEST:
             raise ValueError(f"{where} has values up to {float(images.abs().max()):g}: scale them to [-1, 1].")
         return images.float()
     if os.path.isdir(path):

@@ -19,10 +19,12 @@ class KeptTables:
 
     folder:  the model's.
     weights: a digest of its weights.
+    command: with which one is fitted, without its settings.
     """
 
     folder: Path
     weights: str
+    command: str
 
     def path(self, nfe: int) -> Path:
         """Of the table for so many evaluations, whether it is there or not."""
@@ -43,7 +45,7 @@ class KeptTables:
 
     def read(self, nfe: int, process: ForwardProcess) -> StepTable:
         """The table for so many evaluations. Raises ValueError where there is none, or not of this network."""
-        path, fit = self.path(nfe), f"python scripts/fit.py run={self.folder.name} nfe={nfe}"
+        path, fit = self.path(nfe), f"{self.command} run={self.folder.name} nfe={nfe}"
         if not path.is_file():
             there = ", ".join(map(str, self.nfes()))
             raise ValueError(

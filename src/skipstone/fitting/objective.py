@@ -1,4 +1,4 @@
-"""What a fit makes small: how far the samples of a table are from the fine solution of the same start noise."""
+"""What a fit makes small: how far a table's samples are from the teacher's, from the same start noise."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ _REFERENCE = 256  # pairs over which the scale of each feature is found
 
 
 class Objective:
-    """A number without unit: 0 for the fine solution, and about 1 for images that have nothing to do with it.
+    """A number without unit: 0 for the teacher itself, and about 1 for images that have nothing to do with it.
 
     Of each layer of each network, the mean over pairs of |f(x) − f(end)|², as a share of the variance of f(end). Each
     network's last layer counts also by its mean and covariance over the batch, which is what a Fréchet distance sees.
-    They have the fine solution's as their goal or, with `data`, those of real images: the goal of a batch is then moved
-    by as much as the fine solution as a whole lies apart from the images, so that start noise still cancels.
+    They have the teacher's as their goal or, with `data`, those of real images: the goal of a batch is then moved by as
+    much as the teacher's images as a whole lie apart from the real ones, so that start noise still cancels.
 
     moments: the weight of mean and covariance.
     points:  the weight of the mean squared error of the states on the way.

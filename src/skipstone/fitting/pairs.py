@@ -1,4 +1,4 @@
-"""What a table is fitted to: start noise, and the model's fine solution from it."""
+"""What a table is fitted to: start noise, and the model's own images from it, by a teacher."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from skipstone.schedules import Polynomial
 from skipstone.solvers import DPMSolverPP
 
 _APART = 3 << 30  # the first sample whose start noise is used: no sampling comes so far, and GITS' samples lie before
-_STEPS = 50  # of the fine solution
+_STEPS = 50  # of the teacher
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Trajectories of the fine solution.
+    """Trajectories of the teacher: DPM-Solver++ in many steps.
 
     start:  float32 [N, C, H, W]: start noise, N(0, 1).
     times:  float64 [M]: descending, those of `states`.
@@ -45,7 +45,7 @@ class Pairs:
 
 
 def solve(model: Model, process: ForwardProcess, shape: tuple[int, ...], n: int, seed: int) -> Pairs:
-    """The fine solution from start noise that no sampling draws.
+    """The teacher's trajectories from start noise that no sampling draws.
 
     n:    how many.
     seed: of the start noise.

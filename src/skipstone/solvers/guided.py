@@ -39,18 +39,15 @@ def guided(table: StepTable, weight: float, interval: Sequence[float] | None = N
     # where each row goes, and from which each comes
     at = torch.arange(len(w)) + double.cumsum(0)
     source = torch.repeat_interleave(torch.arange(len(w)), 1 + double.long())
-    columns = {name: getattr(table, name)[source] for name in _COLUMNS}
+    moved = table.rows(source)
     first = torch.zeros(len(source), dtype=torch.bool)
     first[at[double] - 1] = True
-    columns["p"] = torch.where(first, columns["f"], columns["p"])
+    columns = {"p": torch.where(first, moved.f, moved.p)}
     for name, value in {"a": 1.0, "b": 0.0, "s": 0.0, "u": 0.0, "v": 1.0}.items():
-        columns[name] = torch.where(first, value, columns[name])
+        columns[name] = torch.where(first, value, getattr(moved, name))
     columns["w"] = torch.where(double, w, 0.0)[source].masked_fill(first, 0.0)
     columns["null"] = (w != 1)[source] & ~first
-    return replace(table, c=_history(table.c, at, int(double.any())), **columns)
-
-
-_COLUMNS = ("f", "t", "p", "sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "a", "b", "s", "u", "v", "asked", "evaluated")
+    return replace(moved, c=_history(table.c, at, int(double.any())), **columns)
 
 
 def interval_of(interval: Sequence[float]) -> tuple[float, float]:

@@ -10,8 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 _OURS = Path(__file__).resolve().parents[1]
+
+
+def classes_of(net: nn.Module) -> list[type]:
+    """The classes of all its modules, and those that they derive from."""
+    return [base for module in net.modules() for base in type(module).__mro__]
 
 
 def fingerprint(things: Iterable[Any]) -> str | None:
