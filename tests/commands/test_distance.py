@@ -95,7 +95,7 @@ def test_a_reference_of_mu_and_sigma_gives_torch_fidelitys_fid(tmp_path):
 def test_what_to_type_for_a_model_is_the_command_as_it_was_called(monkeypatch, tmp_path):
     (tmp_path / "ema.safetensors").touch()
     config = OmegaConf.create({"a": str(tmp_path), "paths": {"outputs": str(tmp_path)}})
-    with pytest.raises(ValueError, match="is a model: type python scripts/sample.py run="):
+    with pytest.raises(ValueError, match=r"is a model: type python scripts/sample\.py run="):
         distance.read("a", config)
     monkeypatch.setenv("SKIPSTONE_CALLED", "skipstone")
     with pytest.raises(ValueError, match="is a model: type skipstone sample run="):
